@@ -1,0 +1,103 @@
+//! Globs in the kernel: one table walk gives every rule class that a path falls in.
+//!
+//! A table is a run of [`Row`]s. Row 0 is the dead state, row 1 the start. A path is eaten eight
+//! bytes a step and ends at its first NUL. The cost grows with the length of the path and not
+//! with the number of patterns; a table stops early in a state that it can no longer leave.
+
+use crate::wire;
+
+/// Most byte classes that a table can tell apart.
+pub const BYTE_CLASSES: usize = 64;
+/// Row of the state that no input leaves and that accepts nothing.
+pub const DEAD: u32 = 0;
+/// Row of the state before the first byte.
+pub const START: u32 = 1;
+/// [`Row::flags`]: every input stays in this state.
+pub const ABSORBING: u32 = 1;
+
+/// One state.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Row {
+    /// Bits of [`crate::policy::class`] that a path ending here falls in.
+    pub accept: u32,
+    /// [`ABSORBING`] or 0.
+    pub flags: u32,
+    /// Next state, as row number within the table, by byte class.
+    pub next: [u16; BYTE_CLASSES],
+}
+
+/// Byte to byte class, each below [`BYTE_CLASSES`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ByteClasses {
+    /// Class of each byte.
+    pub class: [u8; 256],
+}
+
+wire!(Row = 136, ByteClasses = 256);
+
+/// Where the rows of all tables stand: a BPF array in the kernel, a slice in userspace.
+pub trait Rows {
+    /// The row at an absolute index, `None` past the end.
+    fn row(&self, index: u32) -> Option<&Row>;
+}
+
+impl Rows for [Row] {
+    fn row(&self, index: u32) -> Option<&Row> {
+        self.get(index as usize)
+    }
+}
+
+/// State after a step, and whether the walk is over.
+pub struct Step {
+    /// Row number within the table.
+    pub state: u32,
+    /// The path has ended or the state cannot change any more.
+    pub done: bool,
+}
+
+/// Eats up to eight bytes of a path (`word`, little-endian, the rest NUL) from `state` of the
+/// table that begins at row `base`.
+#[inline(always)]
+pub fn step<R: Rows + ?Sized>(
+    rows: &R,
+    base: u32,
+    classes: &ByteClasses,
+    mut state: u32,
+    word: u64,
+) -> Step {
+    let mut eaten = 0;
+    while eaten < 8 {
+        let byte = (word >> (8 * eaten)) as u8;
+        if byte == 0 {
+            return Step { state, done: true };
+        }
+        let class = classes.class[byte as usize] as usize & (BYTE_CLASSES - 1);
+        let Some(row) = rows.row(base.wrapping_add(state)) else {
+            return Step { state: DEAD, done: true };
+        };
+        state = row.next[class] as u32;
+        eaten += 1;
+    }
+    let done = match rows.row(base.wrapping_add(state)) {
+        Some(row) => row.flags & ABSORBING != 0,
+        None => true,
+    };
+    Step { state, done }
+}
+
+/// Classes of a path, by the same steps as the kernel takes.
+pub fn classify<R: Rows + ?Sized>(rows: &R, base: u32, classes: &ByteClasses, path: &[u8]) -> u32 {
+    let mut state = START;
+    for chunk in path.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        let next = step(rows, base, classes, state, u64::from_le_bytes(word));
+        state = next.state;
+        if next.done {
+            break;
+        }
+    }
+    rows.row(base.wrapping_add(state)).map_or(0, |row| row.accept)
+}

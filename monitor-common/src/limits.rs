@@ -1,0 +1,33 @@
+//! Bounds of everything the kernel side holds. What exceeds one takes the deny default and is
+//! flagged or refused; nothing is matched in a shortened form.
+
+/// Longest resolved path, in bytes, that is matched; Linux's own `PATH_MAX`.
+pub const PATH_MAX: usize = 4096;
+/// Most path components (and mount crossings) that are walked.
+pub const PATH_DEPTH_MAX: u32 = 2048;
+/// Longest argument vector, in bytes (with its NULs), that is recorded and matched.
+pub const ARGV_MAX: usize = 16384;
+/// Space for all byte strings of one record: path, second path, interpreter, arguments.
+pub const STRINGS_MAX: usize = 32768;
+/// Tagged processes at one time, over all instances.
+pub const TAGS_MAX: u32 = 65536;
+/// Tags in use from which forks of tagged processes are refused, so that the table never overflows.
+pub const TAGS_REFUSE: u64 = TAGS_MAX as u64 - 1024;
+/// Instances at one time.
+pub const INSTANCES_MAX: u32 = 4096;
+/// Policies in the kernel at one time; slot 0 is never used.
+pub const POLICIES_MAX: u32 = 4096;
+/// Rows of all automata together, unless the loader asks for less.
+pub const ROWS_MAX: u32 = 131_072;
+/// Byte-class tables of all automata together.
+pub const CLASS_TABLES_MAX: u32 = 4096;
+/// Entries of all address tables together.
+pub const ADDRESSES_MAX: u32 = 65536;
+/// Labelled inodes.
+pub const LABELS_MAX: u32 = 65536;
+/// Bytes of the ring buffer for ordinary events.
+pub const EVENTS_RING_BYTES: u32 = 16 << 20;
+/// Bytes of the ring buffer for violations.
+pub const VIOLATIONS_RING_BYTES: u32 = 4 << 20;
+/// Scratch slots that tasks of one CPU try to claim; more than one because a hook can be preempted.
+pub const SCRATCH_SLOTS_PER_CPU: u32 = 4;

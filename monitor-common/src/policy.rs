@@ -1,0 +1,284 @@
+//! Verdicts: what a path or address falls in ([`class`]), what is asked of it ([`access`]), and
+//! the one function that decides ([`decide`]).
+
+use crate::wire;
+
+/// Bits that a path, inode or address falls in.
+pub mod class {
+    /// `[files] read`.
+    pub const READ: u32 = 1 << 0;
+    /// `[files] write`; what may be written may be read.
+    pub const WRITE: u32 = 1 << 1;
+    /// `[files] deny` or `[network] deny`.
+    pub const DENY: u32 = 1 << 2;
+    /// `[files] allow_secret`.
+    pub const ALLOW_SECRET: u32 = 1 << 3;
+    /// `[exec] allow`.
+    pub const EXEC: u32 = 1 << 4;
+    /// `[network] connect`.
+    pub const CONNECT: u32 = 1 << 5;
+    /// `[network] listen`.
+    pub const LISTEN: u32 = 1 << 6;
+    /// `[network] unix`.
+    pub const UNIX: u32 = 1 << 7;
+    /// A dynamic loader: what it maps executable first is a program, judged as exec.
+    pub const LOADER: u32 = 1 << 8;
+    /// First bit of the built-in sets.
+    pub const SET_SHIFT: u32 = 16;
+    /// All bits of the built-in sets.
+    pub const SETS: u32 = 0xffff << SET_SHIFT;
+
+    /// Bit of a set, see [`super::set`].
+    pub const fn of_set(set: usize) -> u32 {
+        1 << (SET_SHIFT as usize + set)
+    }
+}
+
+/// Numbers of the built-in sets.
+pub mod set {
+    /// Keys, tokens, browser profiles, other users' homes.
+    pub const SECRETS: usize = 0;
+    /// What honest servers touch too, such as a project's `.env`.
+    pub const SENSITIVE: usize = 1;
+    /// Shell profiles, cron, units, autostart, git hooks.
+    pub const PERSISTENCE: usize = 2;
+    /// Configuration of MCP clients.
+    pub const MCP_CONFIG: usize = 3;
+    /// Environment and memory of processes outside the tree.
+    pub const PROCESSES: usize = 4;
+    /// Ways out of the tree: container engines, buses, terminals, mounts, namespaces, BPF.
+    pub const ESCAPE: usize = 5;
+    /// Cloud metadata addresses.
+    pub const METADATA: usize = 6;
+    /// Number of sets.
+    pub const COUNT: usize = 7;
+    /// Names as written in rules, by number.
+    pub const NAMES: [&str; COUNT] =
+        ["secrets", "sensitive", "persistence", "mcp_config", "processes", "escape", "metadata"];
+}
+
+/// What is asked of an object. Several bits may be asked at once.
+pub mod access {
+    /// Read the contents or list the directory.
+    pub const READ: u8 = 1 << 0;
+    /// Create, change, delete, rename, link, or set mode, owner, attributes or times.
+    pub const WRITE: u8 = 1 << 1;
+    /// Execute.
+    pub const EXEC: u8 = 1 << 2;
+    /// Connect or send to an address.
+    pub const CONNECT: u8 = 1 << 3;
+    /// Listen on an address or path.
+    pub const LISTEN: u8 = 1 << 4;
+    /// Connect or send to an AF_UNIX socket.
+    pub const UNIX: u8 = 1 << 5;
+    /// Number of bits.
+    pub const COUNT: usize = 6;
+    /// Names as written in rules, by bit number.
+    pub const NAMES: [&str; COUNT] = ["read", "write", "exec", "connect", "listen", "unix"];
+}
+
+/// Verdicts, each including the weaker ones.
+pub mod verdict {
+    /// Nothing to say.
+    pub const ALLOW: u8 = 0;
+    /// Reported.
+    pub const ALERT: u8 = 1;
+    /// Refused.
+    pub const DENY: u8 = 2;
+    /// Refused, and the process killed.
+    pub const KILL: u8 = 3;
+    /// Refused, and the whole instance killed.
+    pub const KILL_TREE: u8 = 4;
+    /// Names as written in rules, by number.
+    pub const NAMES: [&str; 5] = ["allow", "alert", "deny", "kill", "kill-tree"];
+}
+
+/// Which kind of rule decided.
+pub mod reason {
+    /// A rule of the class allows it.
+    pub const LISTED: u8 = 0;
+    /// No rule names it: the class's `unlisted`.
+    pub const UNLISTED: u8 = 1;
+    /// A `deny` entry.
+    pub const DENY: u8 = 2;
+    /// An `allow_secret` entry.
+    pub const ALLOW_SECRET: u8 = 3;
+    /// A built-in set.
+    pub const SET: u8 = 4;
+    /// A bound was exceeded: path, argument vector, scratch.
+    pub const BOUND: u8 = 5;
+    /// The instance has been sentenced already.
+    pub const DOOMED: u8 = 6;
+    /// The command that the person launched.
+    pub const LAUNCH: u8 = 7;
+}
+
+/// [`Policy::mode`].
+pub mod mode {
+    /// Verdicts are recorded, nothing is refused.
+    pub const OBSERVE: u8 = 0;
+    /// Verdicts are carried out.
+    pub const ENFORCE: u8 = 1;
+}
+
+/// Automata of one policy, matched one after the other.
+pub const TABLES: usize = 3;
+
+/// One automaton within the shared rows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableRef {
+    /// First row; 0 when the table is absent.
+    pub base: u32,
+    /// Index of its byte classes.
+    pub classes: u32,
+}
+
+/// One compiled policy as the kernel holds it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Patterns that start at the root (sets, then rules), and floating ones.
+    pub tables: [TableRef; TABLES],
+    /// [`crate::network::AddressKey::table`] of this policy.
+    pub network: u32,
+    /// Number of the policy in the event stream (`policy` events), never reused.
+    pub id: u32,
+    /// Event kinds recorded though not violations: bit `1 << kind` of [`crate::record::kind`].
+    pub record: u64,
+    /// One of [`mode`].
+    pub mode: u8,
+    /// Unused, 0.
+    pub reserved: u8,
+    /// [`verdict`] of what no rule names, by bit number of [`access`].
+    pub unlisted: [u8; access::COUNT],
+    /// [`verdict`] by set.
+    pub set_verdict: [u8; 8],
+    /// [`access`] bits that a set speaks about, by set.
+    pub set_access: [u8; 8],
+}
+
+/// A verdict and what it rests on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// One of [`verdict`], as in force mode: what would have been done.
+    pub verdict: u8,
+    /// One of [`reason`].
+    pub reason: u8,
+    /// Set number when `reason` is [`reason::SET`], else 0.
+    pub set: u8,
+    /// The single [`access`] bit that the verdict is about.
+    pub access: u8,
+}
+
+/// Tag of a process, by tgid.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tag {
+    /// Instance number, never 0.
+    pub instance: u32,
+    /// Bits of [`tag_flags`].
+    pub flags: u32,
+}
+
+/// [`Tag::flags`].
+pub mod tag_flags {
+    /// The launcher's child before its first exec: what it executes was asked for by the person.
+    pub const LAUNCH: u32 = 1;
+    /// The executable is a dynamic loader that has not yet mapped its program.
+    pub const LOADER: u32 = 2;
+}
+
+/// Identity of an inode on every path that leads to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InodeKey {
+    /// Inode number.
+    pub ino: u64,
+    /// `s_dev` in the kernel's own encoding (`major << 20 | minor`).
+    pub dev: u32,
+    /// `i_generation`, so that a reused number is another file.
+    pub generation: u32,
+}
+
+/// Set membership of an inode.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Label {
+    /// Set bits of [`class`] of the inode itself.
+    pub own: u32,
+    /// Set bits of everything beneath it.
+    pub beneath: u32,
+}
+
+wire!(TableRef = 8, Policy = 64, Decision = 4, Tag = 8, InodeKey = 16, Label = 8,);
+
+/// The verdict on `asked` (bits of [`access`]) for an object in `classes` (bits of [`class`]).
+///
+/// Strongest first: `deny`, `allow_secret`, the built-in sets, the class's own rules, `unlisted`.
+/// A set never weakens what the rules say: of its verdict and theirs the stronger one stands. Of
+/// several accesses the one with the strongest verdict is reported.
+#[inline(always)]
+pub fn decide(policy: &Policy, classes: u32, asked: u8) -> Decision {
+    let mut strongest = Decision { access: asked & asked.wrapping_neg(), ..Decision::default() };
+    let mut bit = 0;
+    while bit < access::COUNT {
+        if asked & (1 << bit) != 0 {
+            let decision = decide_one(policy, classes, bit);
+            if decision.verdict > strongest.verdict || strongest.access == decision.access {
+                strongest = decision;
+            }
+        }
+        bit += 1;
+    }
+    strongest
+}
+
+#[inline(always)]
+fn decide_one(policy: &Policy, classes: u32, bit: usize) -> Decision {
+    let access = 1 << bit;
+    if classes & class::DENY != 0 {
+        return Decision { verdict: verdict::DENY, reason: reason::DENY, set: 0, access };
+    }
+    if classes & class::ALLOW_SECRET != 0 {
+        return Decision { verdict: verdict::ALLOW, reason: reason::ALLOW_SECRET, set: 0, access };
+    }
+    let allowing = match access {
+        access::READ => class::READ | class::WRITE,
+        access::WRITE => class::WRITE,
+        access::EXEC => class::EXEC,
+        access::CONNECT => class::CONNECT,
+        access::LISTEN => class::LISTEN,
+        _ => class::UNIX,
+    };
+    let mut decision = if classes & allowing != 0 {
+        Decision { verdict: verdict::ALLOW, reason: reason::LISTED, set: 0, access }
+    } else {
+        let verdict = policy.unlisted[bit];
+        Decision { verdict, reason: reason::UNLISTED, set: 0, access }
+    };
+    let mut set = 0;
+    while set < set::COUNT {
+        if classes & class::of_set(set) != 0 && policy.set_access[set] & access != 0 {
+            let verdict = policy.set_verdict[set];
+            let named = verdict > verdict::ALLOW && decision.reason != reason::SET;
+            if verdict > decision.verdict || (verdict == decision.verdict && named) {
+                decision = Decision { verdict, reason: reason::SET, set: set as u8, access };
+            }
+        }
+        set += 1;
+    }
+    decision
+}
+
+/// The verdict on what exceeds a bound: refused, because nothing is matched in a shortened form.
+#[inline(always)]
+pub const fn beyond_bound(asked: u8) -> Decision {
+    Decision {
+        verdict: verdict::DENY,
+        reason: reason::BOUND,
+        set: 0,
+        access: asked & asked.wrapping_neg(),
+    }
+}

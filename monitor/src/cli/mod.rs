@@ -1,0 +1,32 @@
+//! The command line: arguments in, exit code out. Each verb is a module of its own.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit codes of every verb except `run`, which returns the server's own.
+pub mod exit {
+    /// check, verify, replay: there are findings.
+    pub const FINDINGS: u8 = 1;
+    /// Wrong arguments.
+    pub const USAGE: u8 = 2;
+    /// This machine cannot do it; the message says what is missing.
+    pub const CANNOT_RUN: u8 = 3;
+    /// Input, output or data is wrong.
+    pub const DATA: u8 = 4;
+}
+
+#[derive(Parser)]
+#[command(name = "mcp-monitor", version, about, long_about = None)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {}
+
+/// Parses the arguments and runs the verb.
+pub fn main() -> ExitCode {
+    match Arguments::parse().verb {}
+}

@@ -1,0 +1,1 @@
+//! From ring-buffer records to [`crate::event`]s.

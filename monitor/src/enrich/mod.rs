@@ -1,0 +1,1 @@
+//! What a record cannot hold: process chains, rule names.

@@ -1,0 +1,13 @@
+//! `mcp-monitor`: watches and judges the process trees of MCP servers.
+//!
+//! Data flows one way: [`kernel`] hands over ring-buffer records, [`decode`] makes [`event`]s of
+//! them, [`enrich`] adds what the record cannot hold, [`respond`] acts, [`sink`]s write.
+//! [`rules`] feeds both ends: the kernel's policy maps and the explanations of its verdicts.
+
+pub mod cli;
+pub mod decode;
+pub mod enrich;
+pub mod event;
+pub mod kernel;
+pub mod rules;
+pub mod sink;

@@ -1,0 +1,1 @@
+//! Rule files: parse, resolve, compile, explain.
