@@ -25,7 +25,7 @@ pub const STEPS: &[Step] = &[
     }),
     step("tmpfile", "DIRECTORY NEW", temporary),
     step("sys-open", "PATH", |words| {
-        report(own(sys!(SYS_open, words.path(0).as_ptr(), libc::O_RDONLY, 0)?))
+        report(&own(sys!(SYS_open, words.path(0).as_ptr(), libc::O_RDONLY, 0)?))
     }),
     step("openat2", "PATH", openat2),
     step("creat", "PATH", |words| write(&own(sys!(SYS_creat, words.path(0).as_ptr(), 0o644)?))),
@@ -39,12 +39,12 @@ pub const STEPS: &[Step] = &[
 ];
 
 /// The outcome of having a readable file.
-pub fn report(file: OwnedFd) -> Done {
-    done(format!("bytes={}", drain(&file)?))
+pub fn report(file: &OwnedFd) -> Done {
+    done(format!("bytes={}", drain(file)?))
 }
 
 fn read(words: Words<'_>) -> Done {
-    report(open(&words.path(0), libc::O_RDONLY)?)
+    report(&open(&words.path(0), libc::O_RDONLY)?)
 }
 
 fn write(file: &OwnedFd) -> Done {
@@ -67,7 +67,7 @@ fn openat2(words: Words<'_>) -> Done {
     let how = [libc::O_RDONLY as u64, 0, 0];
     let size = size_of_val(&how);
     let path = words.path(0);
-    report(own(sys!(SYS_openat2, libc::AT_FDCWD, path.as_ptr(), how.as_ptr(), size)?))
+    report(&own(sys!(SYS_openat2, libc::AT_FDCWD, path.as_ptr(), how.as_ptr(), size)?))
 }
 
 /// Opens by file handle, on the mount of the working directory.
@@ -84,7 +84,7 @@ fn handle(words: Words<'_>) -> Done {
     let path = words.path(0);
     let at = libc::AT_FDCWD;
     sys!(SYS_name_to_handle_at, at, path.as_ptr(), &raw mut handle, &raw mut mount, 0)?;
-    report(own(sys!(SYS_open_by_handle_at, at, &raw mut handle, libc::O_RDONLY)?))
+    report(&own(sys!(SYS_open_by_handle_at, at, &raw mut handle, libc::O_RDONLY)?))
 }
 
 /// The 32-bit `open`, from 64-bit code. Its path has to lie below 4 GB.
@@ -116,13 +116,13 @@ fn int80(words: Words<'_>) -> Done {
     if returned < 0 {
         return Err(Failure::call("open", -returned));
     }
-    report(own(returned as usize))
+    report(&own(returned as usize))
 }
 
 /// An O_PATH descriptor, opened again through procfs.
 fn path_reopen(words: Words<'_>) -> Done {
     let file = open(&words.path(0), libc::O_PATH)?;
-    report(open(&name_of(&file), libc::O_RDONLY)?)
+    report(&open(&name_of(&file), libc::O_RDONLY)?)
 }
 
 /// A descriptor for reading, opened again for writing.
@@ -133,7 +133,7 @@ fn reopen_write(words: Words<'_>) -> Done {
 
 fn dup(words: Words<'_>) -> Done {
     let file = open(&words.path(0), libc::O_RDONLY)?;
-    report(own(sys!(SYS_dup, file.as_raw_fd())?))
+    report(&own(sys!(SYS_dup, file.as_raw_fd())?))
 }
 
 /// The descriptor's name in procfs.

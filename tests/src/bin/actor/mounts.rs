@@ -68,7 +68,7 @@ fn open_tree(path: &CStr) -> Result<OwnedFd, Failure> {
 /// Reads a file through a copy of a mount that is attached nowhere.
 fn open_tree_read(words: Words<'_>) -> Done {
     let tree = open_tree(&words.path(0))?;
-    files::report(open_at(tree.as_raw_fd(), &words.path(1), libc::O_RDONLY)?)
+    files::report(&open_at(tree.as_raw_fd(), &words.path(1), libc::O_RDONLY)?)
 }
 
 fn move_mount(words: Words<'_>) -> Done {

@@ -52,7 +52,7 @@ fn make(words: Words<'_>) -> Done {
 
 fn read(words: Words<'_>) -> Done {
     let bottom = descend(words, false)?;
-    files::report(open_at(bottom.as_raw_fd(), FILE, libc::O_RDONLY)?)
+    files::report(&open_at(bottom.as_raw_fd(), FILE, libc::O_RDONLY)?)
 }
 
 fn write(words: Words<'_>) -> Done {

@@ -114,5 +114,5 @@ fn scm_receive(words: Words<'_>) -> Done {
     }
     let file = own(control.fd as usize);
     sys!(SYS_lseek, file.as_fd().as_raw_fd(), 0, libc::SEEK_SET)?;
-    files::report(file)
+    files::report(&file)
 }

@@ -208,7 +208,7 @@ fn read(words: Words<'_>) -> Done {
     let path = words.path(1);
     let address = path.as_ptr().addr() as u64;
     let request = Request { opcode: OPENAT, fd: AT, address, ..NONE };
-    files::report(own(Ring::new(mode(words)?)?.run(request, "uring_openat")?))
+    files::report(&own(Ring::new(mode(words)?)?.run(request, "uring_openat")?))
 }
 
 fn openat2(words: Words<'_>) -> Done {
@@ -222,7 +222,7 @@ fn openat2(words: Words<'_>) -> Done {
         offset: how.as_ptr().addr() as u64,
         ..NONE
     };
-    files::report(own(Ring::new(mode(words)?)?.run(request, "uring_openat2")?))
+    files::report(&own(Ring::new(mode(words)?)?.run(request, "uring_openat2")?))
 }
 
 /// Opens into the ring's own table, so that no descriptor of the process shows it.
