@@ -1,2 +1,36 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: `cargo xtask setup`, `build`.
+//!
+//! Each command does by itself what it needs of the ones before it, so that `cargo xtask test` on
+//! a fresh clone sets up, builds and tests. Nothing here depends on the agent's crates: the tasks
+//! must work while those do not compile.
+
+use clap::{Parser, Subcommand};
+
+mod build;
+mod command;
+mod ebpf;
+mod setup;
+mod workspace;
+
+/// Development tasks of mcp-monitor.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing: the BPF compiler, QEMU, the kernels of the test matrix
+    Setup,
+    /// Build the kernel programs and the static target/release/mcp-monitor around them
+    Build,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Setup => setup::everything(),
+        Task::Build => build::agent().map(drop),
+    }
+}
