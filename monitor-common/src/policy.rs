@@ -231,7 +231,15 @@ pub struct Label {
     pub reserved: u32,
 }
 
-wire!(TableRef = 8, Policy = 64, Decision = 4, Tag = 16, InstanceState = 8, InodeKey = 16, Label = 16,);
+wire!(
+    TableRef = 8,
+    Policy = 64,
+    Decision = 4,
+    Tag = 16,
+    InstanceState = 8,
+    InodeKey = 16,
+    Label = 16,
+);
 
 /// The verdict on `asked` (bits of [`access`]) for an object in `classes` (bits of [`class`]).
 ///

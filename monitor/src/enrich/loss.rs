@@ -41,7 +41,10 @@ impl Ledger {
             ("rings", "kind unknown to this version", delivered.unknown),
             ("rings", "not a record", delivered.undecodable),
         ];
-        totals.into_iter().filter_map(|(ring, reason, total)| self.say(ring, reason, total)).collect()
+        totals
+            .into_iter()
+            .filter_map(|(ring, reason, total)| self.say(ring, reason, total))
+            .collect()
     }
 
     /// [`Ledger::update`] for the end, when hooks are detached and rings drained: what was neither

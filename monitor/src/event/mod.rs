@@ -14,7 +14,11 @@ mod write;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use monitor_common::{
     policy::{Decision, InodeKey},
@@ -254,6 +258,8 @@ pub struct Rule {
     pub file: String,
     /// Line, from 1.
     pub line: u32,
+    /// The list that the entry stands in, such as `files.deny`.
+    pub list: String,
     /// Its text.
     pub text: String,
 }
@@ -329,6 +335,23 @@ pub struct SourceText {
     pub path: String,
     /// All of it.
     pub text: String,
+}
+
+impl Contact {
+    /// Address and port in the form of the family, `None` for families without them.
+    pub fn socket_address(&self) -> Option<SocketAddr> {
+        let Peer { address, port, family, .. } = self.peer;
+        let address = Ipv6Addr::from(address);
+        match i32::from(family) {
+            libc::AF_INET => {
+                let mapped = address.to_ipv4_mapped();
+                let address = mapped.unwrap_or(Ipv4Addr::from_bits(address.to_bits() as u32));
+                Some((address, port).into())
+            }
+            libc::AF_INET6 => Some((address, port).into()),
+            _ => None,
+        }
+    }
 }
 
 impl Event {

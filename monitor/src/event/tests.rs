@@ -143,8 +143,8 @@ fn violation() -> impl Strategy<Value = Violation> {
             set: if reason == reason::SET { set } else { 0 },
             access: 1 << access,
         });
-    let rule = any::<Option<([String; 2], u32)>>()
-        .prop_map(|rule| rule.map(|([file, text], line)| Rule { file, line, text }));
+    let rule = any::<Option<([String; 3], u32)>>()
+        .prop_map(|rule| rule.map(|([file, list, text], line)| Rule { file, line, list, text }));
     (decision, any::<bool>(), rule, 0..4_u8).prop_map(
         |(decision, observed_only, rule, answered)| Violation {
             decision,
@@ -200,6 +200,7 @@ pub(crate) fn sample(path: &[u8]) -> Event {
             rule: Some(Rule {
                 file: "sets/secrets.toml".into(),
                 line: 4,
+                list: "secrets.paths".into(),
                 text: "~/.ssh/**".into(),
             }),
             enforced: Enforced::None,
@@ -232,7 +233,7 @@ fn an_open_in_observe_mode_reads_as_documented() {
         r#""mnt_ns":4026531841,"labels":["secrets"],"sets":["secrets"],"access":["read"],"#,
         r#""verdict":"alert","would_be":"deny","category":"secret","judged":["read"],"#,
         r#""reason":"set","set":"secrets","#,
-        r#""rule":{"file":"sets/secrets.toml","line":4,"text":"~/.ssh/**"},"enforced":"none"}"#,
+        r#""rule":{"file":"sets/secrets.toml","line":4,"list":"secrets.paths","text":"~/.ssh/**"},"enforced":"none"}"#,
     );
     assert_eq!(sample(b"/home/\xff\\\x1b\"").to_json(), expected);
 }

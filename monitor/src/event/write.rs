@@ -1,8 +1,6 @@
 //! [`Event`] to JSON, straight into a buffer that the caller reuses: no allocation, no
 //! intermediate tree. [`super::read`] is the other direction.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use monitor_common::{
     policy::{InodeKey, access, set, verdict},
     record::{Peer, Target, change, did, flags, process},
@@ -282,10 +280,10 @@ impl<'a> JsonLine<'a> {
     }
 
     fn contact(&mut self, contact: &Contact) {
-        let Peer { address, port, family, socket_type, protocol } = contact.peer;
-        if matches!(i32::from(family), libc::AF_INET | libc::AF_INET6) {
-            self.text("address", &address_text(address, family));
-            self.number("port", port);
+        let Peer { family, socket_type, protocol, .. } = contact.peer;
+        if let Some(address) = contact.socket_address() {
+            self.text("address", &address.ip().to_string());
+            self.number("port", address.port());
         }
         self.word("family", family, names::family_name(family));
         self.word("protocol", protocol, names::protocol_name(protocol));
@@ -319,10 +317,11 @@ impl<'a> JsonLine<'a> {
         if violation.decision.reason == monitor_common::policy::reason::SET {
             self.text("set", set::NAMES[usize::from(violation.decision.set)]);
         }
-        if let Some(Rule { file, line, text }) = &violation.rule {
+        if let Some(Rule { file, line, list, text }) = &violation.rule {
             self.object("rule", |object| {
                 object.text("file", file);
                 object.number("line", *line);
+                object.text("list", list);
                 object.text("text", text);
             });
         }
@@ -369,17 +368,6 @@ impl<'a> JsonLine<'a> {
                 line.element(seq);
             }
         });
-    }
-}
-
-/// An address in the form of its family.
-fn address_text(address: [u8; 16], family: u16) -> String {
-    match (Ipv6Addr::from(address), i32::from(family)) {
-        (address, libc::AF_INET) => address
-            .to_ipv4_mapped()
-            .unwrap_or_else(|| Ipv4Addr::from_bits(address.to_bits() as u32))
-            .to_string(),
-        (address, _) => address.to_string(),
     }
 }
 
