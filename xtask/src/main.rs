@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask setup`, `build`.
+//! Development tasks: `cargo xtask setup | build | test | vm-test`.
 //!
 //! Each command does by itself what it needs of the ones before it, so that `cargo xtask test` on
 //! a fresh clone sets up, builds and tests. Nothing here depends on the agent's crates: the tasks
@@ -9,7 +9,10 @@ use clap::{Parser, Subcommand};
 mod build;
 mod command;
 mod ebpf;
+mod machine;
+mod results;
 mod setup;
+mod test;
 mod workspace;
 
 /// Development tasks of mcp-monitor.
@@ -26,11 +29,17 @@ enum Task {
     Setup,
     /// Build the kernel programs and the static target/release/mcp-monitor around them
     Build,
+    /// Run all tests: unit, end to end here, end to end on every kernel of the matrix
+    Test,
+    /// Run the end-to-end tests on the kernels of the matrix
+    VmTest(test::Selection),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Setup => setup::everything(),
         Task::Build => build::agent().map(drop),
+        Task::Test => test::everything(),
+        Task::VmTest(selection) => test::on_machines(&selection),
     }
 }
