@@ -4,6 +4,8 @@
 //! a fresh clone sets up, builds and tests. Nothing here depends on the agent's crates: the tasks
 //! must work while those do not compile.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 mod build;
@@ -40,8 +42,18 @@ enum Task {
     VmRun(test::OnMachine),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            command::say(format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> anyhow::Result<()> {
+    match task {
         Task::Setup => setup::everything(),
         Task::Build => build::agent().map(drop),
         Task::Test => test::everything(),
