@@ -4,6 +4,8 @@
 //! Without the test harness: launching forks, and needs a process with one thread. The file runs
 //! itself with `launch` as first argument for each case.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that fails")]
+
 mod cases;
 mod launcher;
 mod support;
