@@ -178,8 +178,23 @@ pub struct Decision {
 pub struct Tag {
     /// Instance number, never 0.
     pub instance: u32,
+    /// Position of the instance's [`InstanceState`].
+    pub slot: u32,
     /// Bits of [`tag_flags`].
     pub flags: u32,
+    /// Unused, 0.
+    pub reserved: u32,
+}
+
+/// What the kernel knows of an instance. Each field is replaced by one store, by one side only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InstanceState {
+    /// Slot of its [`Policy`], 0 while there is none; written by userspace.
+    pub policy: u32,
+    /// 1: sentenced by a kill-tree verdict, so that whatever of it still runs is killed at its
+    /// next hook; written by the kernel programs.
+    pub doomed: u32,
 }
 
 /// [`Tag::flags`].
@@ -210,9 +225,21 @@ pub struct Label {
     pub own: u32,
     /// Set bits of everything beneath it.
     pub beneath: u32,
+    /// Set bits of what lies somewhere beneath it: to rename it moves a member of the set.
+    pub above: u32,
+    /// Unused, 0.
+    pub reserved: u32,
 }
 
-wire!(TableRef = 8, Policy = 64, Decision = 4, Tag = 8, InodeKey = 16, Label = 8,);
+wire!(
+    TableRef = 8,
+    Policy = 64,
+    Decision = 4,
+    Tag = 16,
+    InstanceState = 8,
+    InodeKey = 16,
+    Label = 16,
+);
 
 /// The verdict on `asked` (bits of [`access`]) for an object in `classes` (bits of [`class`]).
 ///

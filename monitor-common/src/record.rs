@@ -121,6 +121,9 @@ pub mod flags {
     pub const LOADER: u32 = 1 << 10;
     /// The working directory or arguments could not be read.
     pub const UNREADABLE: u32 = 1 << 11;
+    /// Judged before it takes effect: an exec that may yet be refused or fail. The exec itself is
+    /// a record of its own.
+    pub const CHECK: u32 = 1 << 12;
 }
 
 /// [`Record::did`]: what an open asked for.

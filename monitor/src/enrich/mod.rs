@@ -1,1 +1,215 @@
-//! What a record cannot hold: process chains, rule names.
+//! What a record cannot hold: its place in the stream, the wall clock, the program and chain of
+//! its process, the name of the rule that decided, and the alert that people read.
+//!
+//! ```text
+//! rings -> Merge (order by time) -> decode -> Enricher -> events and alerts, numbered -> sinks
+//! counters -> Enricher::losses -> loss events
+//! ```
+
+mod alert;
+mod body;
+pub mod clock;
+mod explain;
+pub mod loss;
+pub mod merge;
+mod table;
+
+use std::{collections::HashMap, sync::Arc};
+
+use monitor_common::{
+    policy::{mode, verdict},
+    record::{enforced, flags},
+};
+
+use crate::{
+    decode::Decoded,
+    event::{Body, Category, Enforced, Event, Observed, PolicyText, Violation},
+};
+
+pub(crate) use alert::{contact_text, subject};
+pub use clock::Clock;
+pub use explain::Explain;
+pub use loss::{Counters, Delivered, Ledger};
+pub use merge::Merge;
+
+/// Makes events of records, in the order in which they are given.
+pub struct Enricher {
+    next_seq: u64,
+    clock: Clock,
+    servers: HashMap<u32, Arc<str>>,
+    policies: HashMap<u32, Arc<dyn Explain>>,
+    table: table::Table,
+    alerts: alert::Alerts,
+    ledger: Ledger,
+}
+
+impl Enricher {
+    /// `next_seq` is where the stream goes on: [`crate::sink::segment::SegmentWriter::next_seq`].
+    pub fn new(next_seq: u64, clock: Clock) -> Self {
+        Self {
+            next_seq,
+            clock,
+            servers: HashMap::new(),
+            policies: HashMap::new(),
+            table: table::Table::default(),
+            alerts: alert::Alerts::default(),
+            ledger: Ledger::default(),
+        }
+    }
+
+    /// Gives an instance the name that people know its server by.
+    pub fn name(&mut self, instance: u32, server: &str) {
+        self.servers.insert(instance, server.into());
+    }
+
+    /// Lets verdicts of policy number `policy` be explained. Numbers are never used again, and
+    /// records of a retired policy may come late, so the caller keeps it for a while.
+    pub fn explain(&mut self, policy: u32, compiled: Arc<dyn Explain>) {
+        self.policies.insert(policy, compiled);
+    }
+
+    /// Forgets a policy.
+    pub fn retire(&mut self, policy: u32) {
+        self.policies.remove(&policy);
+    }
+
+    /// Follows the wall clock; about once a second is enough.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// The event of a record, and the alerts that it leads to.
+    pub fn record(&mut self, decoded: &Decoded<'_>, out: &mut Vec<Event>) {
+        let record = &decoded.record;
+        self.tick(record.time_ns, out);
+        let event = Event {
+            seq: self.take_seq(),
+            time_ns: self.clock.wall_ns(record.time_ns),
+            boot_ns: record.time_ns,
+            server: self.server(record.instance),
+            instance: record.instance,
+            observed: Some(Observed {
+                process: self.table.process(record),
+                policy: record.policy,
+                flags: record.flags & FLAGS,
+            }),
+            violation: self.violation(decoded).map(Box::new),
+            body: body::of(decoded),
+        };
+        self.table.apply(&event);
+        let alert = self.alerts.observe(&event, &self.table);
+        out.push(event);
+        out.extend(alert.map(|alert| self.number(alert)));
+    }
+
+    /// Alerts about runs of identical violations whose time has come at `now_ns`
+    /// (CLOCK_BOOTTIME). Also called by [`Enricher::record`]; the pipeline calls it when idle.
+    pub fn tick(&mut self, now_ns: u64, out: &mut Vec<Event>) {
+        for alert in self.alerts.due(now_ns) {
+            out.push(self.number(alert));
+        }
+    }
+
+    /// Alerts about what has been counted and not told, for the end of the stream.
+    pub fn finish(&mut self, now_ns: u64, out: &mut Vec<Event>) {
+        for alert in self.alerts.finish(now_ns) {
+            out.push(self.number(alert));
+        }
+    }
+
+    /// Loss events for what was lost since the last call.
+    pub fn losses(&mut self, counters: &Counters, delivered: Delivered, out: &mut Vec<Event>) {
+        for loss in self.ledger.update(counters, delivered) {
+            out.push(self.own(Body::Loss(loss)));
+        }
+    }
+
+    /// [`Enricher::losses`] after the hooks are detached and the rings drained: produced =
+    /// delivered + lost, and what does not add up is a loss too.
+    pub fn close_losses(
+        &mut self,
+        counters: &Counters,
+        delivered: Delivered,
+        out: &mut Vec<Event>,
+    ) {
+        for loss in self.ledger.close(counters, delivered) {
+            out.push(self.own(Body::Loss(loss)));
+        }
+    }
+
+    /// An event about the agent itself: `action` is one word, `message` says it to people.
+    pub fn agent(&mut self, instance: u32, action: &str, message: &str) -> Event {
+        let body = Body::Agent { action: action.to_owned(), message: message.to_owned() };
+        let mut event = self.own(body);
+        event.instance = instance;
+        event.server = self.server(instance);
+        event
+    }
+
+    /// An event about a policy: `action` is `install` or `retire`. The policies of the start
+    /// stand in the header instead.
+    pub fn policy(&mut self, action: &str, policy: PolicyText) -> Event {
+        let instance = policy.instance;
+        let policy = Box::new(policy);
+        let mut event = self.own(Body::Policy { action: action.to_owned(), policy });
+        event.instance = instance;
+        event.server = self.server(instance);
+        event
+    }
+
+    fn own(&mut self, body: Body) -> Event {
+        let boot_ns = clock::boot_ns();
+        Event {
+            seq: self.take_seq(),
+            time_ns: self.clock.wall_ns(boot_ns),
+            boot_ns,
+            server: Arc::default(),
+            instance: 0,
+            observed: None,
+            violation: None,
+            body,
+        }
+    }
+
+    fn number(&mut self, mut event: Event) -> Event {
+        event.seq = self.take_seq();
+        event
+    }
+
+    fn take_seq(&mut self) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        seq
+    }
+
+    fn server(&self, instance: u32) -> Arc<str> {
+        self.servers.get(&instance).cloned().unwrap_or_default()
+    }
+
+    fn violation(&self, decoded: &Decoded<'_>) -> Option<Violation> {
+        let record = &decoded.record;
+        let decision = record.decision;
+        if decision.verdict == verdict::ALLOW {
+            return None;
+        }
+        let observed_only = record.mode == mode::OBSERVE;
+        let answered = record.enforced.min(enforced::DENIED_AND_KILLED);
+        let by_agent = !observed_only && decision.verdict >= verdict::KILL;
+        let policy = self.policies.get(&record.policy);
+        Some(Violation {
+            decision,
+            observed_only,
+            category: Category::of(record),
+            rule: policy.and_then(|policy| explain::rule(policy.as_ref(), decoded)),
+            enforced: match answered {
+                enforced::NONE if by_agent => Enforced::Agent,
+                enforced::NONE => Enforced::None,
+                _ => Enforced::Kernel,
+            },
+            answered,
+        })
+    }
+}
+
+/// Flags that have a name.
+const FLAGS: u32 = (flags::UNREADABLE << 1) - 1;

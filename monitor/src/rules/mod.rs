@@ -1,1 +1,24 @@
-//! Rule files: parse, resolve, compile, explain.
+//! Rules: what a server may do, from TOML to the tables that the kernel walks.
+//!
+//! ```text
+//! SearchPath -> parse -> load (includes, variables, sets) -> Loaded -> compile -> Compiled
+//! ```
+//!
+//! [`load`] reads a server's rule file with its includes and the built-in sets, and puts values
+//! for variables; [`compile`] turns the result into automata, an address table and inode labels.
+//! [`Compiled`] is the same policy that the kernel gets, so it answers in userspace what the
+//! kernel would decide ([`Compiled::classify_path`]) and why ([`Compiled::blame`]).
+
+mod bindings;
+mod blame;
+mod compile;
+mod error;
+mod load;
+mod search;
+
+pub use bindings::{Bindings, BindingsError};
+pub use blame::{RuleRef, Subject};
+pub use compile::{Automaton, Compiled, compile};
+pub use error::{Finding, RuleError, Severity};
+pub use load::{Loaded, Mode, Source, SourceKind, load};
+pub use search::SearchPath;

@@ -1,0 +1,182 @@
+//! Tags: which processes belong to which instance, and the policy they are under.
+//!
+//! | happens | tag |
+//! | --- | --- |
+//! | fork of a tagged process | inherited, before the child can run |
+//! | new thread | shared, it has the tgid |
+//! | exec | kept |
+//! | last thread ends | removed |
+//! | table full | lsm: the fork is refused before; else the tree is killed |
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_send_signal, bpf_ktime_get_boot_ns},
+};
+use monitor_common::{
+    policy::{Policy, Tag, mode},
+    record::counter,
+};
+
+use crate::{
+    atomic, emit,
+    kernel_field::{Address, field},
+    maps::{INSTANCES, POLICIES, TAG_COUNT, TAGS},
+};
+
+/// SIGKILL; the kernel's number on every architecture.
+const SIGKILL: u32 = 9;
+
+/// The tagged process that a hook runs for.
+pub struct Subject {
+    /// Its tag.
+    pub tag: Tag,
+    /// tgid in the upper half, tid in the lower.
+    pub ids: u64,
+    /// The policy it is under.
+    pub policy: &'static Policy,
+}
+
+/// What [`current`] found.
+pub enum Current {
+    /// Not a process of ours.
+    Untagged,
+    /// Tagged, but sentenced or without a policy: to be refused, and already killed if sentenced.
+    Outlaw,
+    /// Tagged.
+    Tagged(Subject),
+}
+
+/// The running process.
+#[inline(always)]
+pub fn current() -> Current {
+    let ids = bpf_get_current_pid_tgid();
+    let Some(tag) = tag_of((ids >> 32) as u32) else { return Current::Untagged };
+    let Some(state) = INSTANCES.get_ptr(tag.slot) else { return missing() };
+    // SAFETY: a map value lives as long as the program. Volatile: userspace and other CPUs write
+    // these words while we run; each is read once.
+    let (slot, doomed) = unsafe {
+        (
+            core::ptr::read_volatile(core::ptr::addr_of!((*state).policy)),
+            core::ptr::read_volatile(core::ptr::addr_of!((*state).doomed)),
+        )
+    };
+    if doomed != 0 {
+        kill_current();
+        return Current::Outlaw;
+    }
+    if slot == 0 {
+        return missing();
+    }
+    match POLICIES.get_ptr(slot) {
+        // SAFETY: userspace does not touch a policy that is in force.
+        Some(policy) => Current::Tagged(Subject { tag, ids, policy: unsafe { &*policy } }),
+        None => missing(),
+    }
+}
+
+#[inline(always)]
+fn missing() -> Current {
+    emit::count(counter::POLICY_MISSING);
+    Current::Outlaw
+}
+
+/// Tag of a thread group.
+#[inline(always)]
+pub fn tag_of(tgid: u32) -> Option<Tag> {
+    // SAFETY: the entry of a living process is removed by nobody but its own exit.
+    unsafe { TAGS.get(tgid) }.copied()
+}
+
+/// Tags a thread group; false when the table is full.
+#[inline(always)]
+pub fn insert(tgid: u32, tag: &Tag) -> bool {
+    let fresh = tag_of(tgid).is_none();
+    if TAGS.insert(tgid, tag, 0).is_err() {
+        emit::count(counter::TAG_FAILED);
+        return false;
+    }
+    if fresh {
+        add_tags(1);
+    }
+    true
+}
+
+/// Removes the tag of a thread group.
+#[inline(always)]
+pub fn remove(tgid: u32) {
+    if TAGS.remove(tgid).is_ok() {
+        add_tags(u64::MAX);
+    }
+}
+
+/// Clears bits of the running process's tag.
+#[inline(always)]
+pub fn set_flags(ids: u64, flags: u32) {
+    if let Some(tag) = TAGS.get_ptr_mut((ids >> 32) as u32) {
+        // SAFETY: a map value; only the process itself changes its flags.
+        unsafe { (*tag).flags = flags };
+    }
+}
+
+/// Tags in use.
+#[inline(always)]
+pub fn tags_in_use() -> u64 {
+    TAG_COUNT.get_ptr(0).map_or(0, |count| {
+        // SAFETY: a map value; volatile because other CPUs change it.
+        unsafe { core::ptr::read_volatile(count) }
+    })
+}
+
+#[inline(always)]
+fn add_tags(delta: u64) {
+    if let Some(count) = TAG_COUNT.get_ptr_mut(0) {
+        // SAFETY: a map value that is only written atomically.
+        unsafe { atomic::add(count, delta) };
+    }
+}
+
+/// Sends SIGKILL to the running process.
+#[inline(always)]
+pub fn kill_current() {
+    // SAFETY: the helper has no preconditions.
+    if unsafe { bpf_send_signal(SIGKILL) } == 0 {
+        emit::count(counter::KILLED);
+    }
+}
+
+/// Sentences a whole instance: each of its processes is killed at its next hook, and userspace,
+/// told by the record, kills the cgroup.
+#[inline(always)]
+pub fn doom(slot: u32) {
+    if let Some(state) = INSTANCES.get_ptr_mut(slot) {
+        // SAFETY: a map value; this word is only ever set to 1 by the programs.
+        unsafe { core::ptr::write_volatile(core::ptr::addr_of_mut!((*state).doomed), 1) };
+    }
+}
+
+impl Subject {
+    /// Whether verdicts are carried out.
+    #[inline(always)]
+    pub fn enforcing(&self) -> bool {
+        self.policy.mode == mode::ENFORCE
+    }
+}
+
+/// Thread group of a task.
+#[inline(always)]
+pub fn tgid_of(task: Address) -> u32 {
+    field!(task, task_tgid)
+}
+
+/// Start of a task's thread group leader.
+#[inline(always)]
+pub fn start_of(task: Address) -> u64 {
+    field!(field!(task, task_group_leader), task_start)
+}
+
+/// Now, CLOCK_BOOTTIME, ns.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_boot_ns() }
+}

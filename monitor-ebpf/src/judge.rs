@@ -1,0 +1,324 @@
+//! The course that every hook takes, and how the kinds of objects are described and judged.
+
+use core::ffi::c_void;
+
+use aya_ebpf::programs::LsmContext;
+use monitor_common::{
+    policy::{access, class, set, verdict},
+    record::{change, did, flags, kind},
+};
+
+use crate::{
+    emit,
+    instance::{self, Current, Subject},
+    kernel_field::{Address, current_task, field, offset, read},
+    label,
+    path::{self, Place},
+    policy::{self, Means},
+    scratch::{Claim, Scratch},
+};
+
+/// What a refusing LSM program returns. Volatile, because LLVM would otherwise compute it by a
+/// negation whose range the verifier of 6.12 cannot see.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
+static MINUS_EPERM: i32 = -(EPERM as i32);
+const EPERM: u8 = 1;
+
+/// Result of a refusing LSM program.
+#[inline(always)]
+pub fn refused() -> i32 {
+    // SAFETY: a static integer.
+    unsafe { core::ptr::read_volatile(core::ptr::addr_of!(MINUS_EPERM)) }
+}
+
+/// A pointer argument of an LSM hook.
+#[inline(always)]
+pub fn pointer(ctx: &LsmContext, index: usize) -> Address {
+    ctx.arg::<*const c_void>(index) as Address
+}
+
+/// An LSM hook: `describe` fills the record in and judges; this carries the verdict out, records,
+/// and gives the hook's result. Refuses when the process is sentenced or has no policy, and, in
+/// enforce, when no scratch slot is free.
+#[inline(always)]
+pub fn lsm(kind: u8, describe: impl FnOnce(&mut Scratch, &Subject)) -> i32 {
+    match instance::current() {
+        Current::Untagged => 0,
+        Current::Outlaw => refused(),
+        Current::Tagged(subject) => lsm_for(&subject, kind, describe),
+    }
+}
+
+/// [`lsm`] for a process that has been looked up.
+#[inline(always)]
+pub fn lsm_for(
+    subject: &Subject,
+    kind: u8,
+    describe: impl FnOnce(&mut Scratch, &Subject),
+) -> i32 {
+    match run(subject, kind, Means::Refuse, describe) {
+        true => refused(),
+        false => 0,
+    }
+}
+
+/// Describes, judges, carries out, records; true when the call is to be refused.
+#[inline(always)]
+pub fn run(
+    subject: &Subject,
+    kind: u8,
+    means: Means,
+    describe: impl FnOnce(&mut Scratch, &Subject),
+) -> bool {
+    let Some(mut claim) = Claim::new() else { return subject.enforcing() };
+    let scratch = claim.scratch();
+    emit::begin(scratch, kind);
+    describe(scratch, subject);
+    let refuse = policy::enforce(&mut scratch.record, subject, means);
+    emit::send(scratch, subject);
+    refuse
+}
+
+/// Fills in what the record says about an inode.
+#[inline(always)]
+pub fn describe_inode(scratch: &mut Scratch, inode: Address) {
+    if inode == 0 {
+        return;
+    }
+    let record = &mut scratch.record;
+    let mode: u16 = field!(inode, inode_mode);
+    record.inode = label::key_of(inode);
+    record.inode_mode = mode as u32;
+    record.nlink = field!(inode, inode_nlink);
+    let sb: Address = field!(inode, inode_sb);
+    let magic: u64 = field!(sb, sb_magic);
+    record.fs_magic = magic as u32;
+    if mode & S_IFMT == S_IFDIR {
+        record.flags |= flags::DIRECTORY;
+    }
+}
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFDIR: u16 = 0o040_000;
+
+/// Describes and judges the object at `place`, as string `position` of the record.
+#[inline(always)]
+pub fn judge_place(
+    scratch: &mut Scratch,
+    subject: &Subject,
+    position: usize,
+    place: Place,
+    extra: u32,
+    asked: u8,
+) {
+    path::resolve(scratch, position, place);
+    let labels = label::of_place(&place);
+    scratch.record.labels |= labels;
+    policy::judge_path(scratch, subject, position, labels | extra, asked);
+}
+
+// include/linux/fs.h; the same on every architecture and since 6.1.
+const FMODE_READ: u32 = 0x1;
+const FMODE_WRITE: u32 = 0x2;
+const FMODE_PATH: u32 = 0x4000;
+const FMODE_CREATED: u32 = 0x10_0000;
+const FMODE_BACKING: u32 = 0x200_0000;
+const FMODE_EXEC_FLAG: u32 = 0x20;
+// include/uapi/asm-generic/fcntl.h, as on x86-64.
+const O_TRUNC: u32 = 0o1000;
+const O_APPEND: u32 = 0o2000;
+const O_TMPFILE: u32 = 0o20_000_000;
+
+/// What an open file was opened for.
+pub struct Opened {
+    /// `struct file *`.
+    pub file: Address,
+    mode: u32,
+    flags: u32,
+}
+
+impl Opened {
+    /// Reads a `struct file`.
+    #[inline(always)]
+    pub fn of(file: Address) -> Self {
+        Self { file, mode: field!(file, file_mode), flags: field!(file, file_flags) }
+    }
+
+    /// The open made the file.
+    #[inline(always)]
+    pub fn created(&self) -> bool {
+        self.mode & FMODE_CREATED != 0
+    }
+
+    /// Opened by execve, whose own hook judges it.
+    #[inline(always)]
+    pub fn for_exec(&self) -> bool {
+        self.flags & FMODE_EXEC_FLAG != 0
+    }
+
+    /// The second open that a stacked file system makes for one of its own.
+    #[inline(always)]
+    pub fn backing(&self, place: &Place) -> bool {
+        let inode: Address = field!(self.file, file_inode);
+        self.mode & FMODE_BACKING != 0 || inode != place.inode()
+    }
+
+    #[inline(always)]
+    fn asked(&self) -> u8 {
+        let mut asked = 0;
+        if self.mode & FMODE_READ != 0 {
+            asked |= access::READ;
+        }
+        if self.mode & FMODE_WRITE != 0 || self.flags & O_TRUNC != 0 {
+            asked |= access::WRITE;
+        }
+        if asked == 0 { access::READ } else { asked }
+    }
+
+    #[inline(always)]
+    fn did(&self) -> u32 {
+        let mut bits = 0;
+        let pairs = [
+            (self.mode & FMODE_READ, did::READ),
+            (self.mode & FMODE_WRITE, did::WRITE),
+            (self.mode & FMODE_CREATED, did::CREATE),
+            (self.flags & O_TRUNC, did::TRUNCATE),
+            (self.flags & O_APPEND, did::APPEND),
+            (self.mode & FMODE_PATH, did::PATH),
+            (self.flags & O_TMPFILE, did::TEMPORARY),
+        ];
+        let mut i = 0;
+        while i < pairs.len() {
+            if pairs[i].0 != 0 {
+                bits |= pairs[i].1;
+            }
+            i += 1;
+        }
+        bits
+    }
+}
+
+/// Describes and judges an open file.
+#[inline(always)]
+pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) {
+    let place = Place::of_file(opened.file);
+    let inode: Address = field!(opened.file, file_inode);
+    describe_inode(scratch, inode);
+    scratch.record.did = opened.did();
+    let mut asked = opened.asked();
+    if opened.mode & FMODE_PATH != 0 {
+        asked = 0;
+    }
+    let foreign = if scratch.record.fs_magic == PROC_SUPER_MAGIC {
+        describe_owner(scratch, subject, inode, place.dentry)
+    } else {
+        0
+    };
+    if opened.backing(&place) {
+        let labels = label::of_inode(inode).own;
+        scratch.record.labels |= labels;
+        policy::judge_classes(&mut scratch.record, subject, labels, asked);
+        return;
+    }
+    judge_place(scratch, subject, 0, place, foreign, asked);
+}
+
+/// include/uapi/linux/magic.h.
+const PROC_SUPER_MAGIC: u32 = 0x9fa0;
+const ENVIRON: u64 = u64::from_le_bytes(*b"environ\0");
+const MEM: u64 = u64::from_le_bytes(*b"mem\0\0\0\0\0");
+const AUXV: u64 = u64::from_le_bytes(*b"auxv\0\0\0\0");
+
+/// The class of a procfs file that holds the environment or memory of a process outside the tree;
+/// told by file system and name of the dentry, wherever procfs is mounted.
+#[inline(always)]
+fn describe_owner(scratch: &mut Scratch, subject: &Subject, inode: Address, dentry: Address) -> u32 {
+    let name = dentry.wrapping_add(offset!(dentry_name) as u64);
+    let length: u32 = field!(name, qstr_len);
+    let text: Address = field!(name, qstr_name);
+    let kept = if length >= 8 { return 0 } else { length };
+    let word: u64 = read::<u64>(text, 0) & ((1 << (8 * (kept & 7))) - 1);
+    if word != ENVIRON && word != MEM && word != AUXV {
+        return 0;
+    }
+    let proc = inode.wrapping_sub(offset!(proc_inode_vfs) as u64);
+    let pid: Address = field!(proc, proc_inode_pid);
+    let first: Address = field!(pid, pid_tasks);
+    let task = first.wrapping_sub(offset!(task_pid_links) as u64);
+    describe_target(scratch, task);
+    if scratch.record.target.instance == subject.tag.instance {
+        return 0;
+    }
+    class::of_set(set::PROCESSES)
+}
+
+/// Fills in the other process.
+#[inline(always)]
+pub fn describe_target(scratch: &mut Scratch, task: Address) {
+    let tgid = instance::tgid_of(task);
+    let target = &mut scratch.record.target;
+    target.tgid = tgid;
+    target.start_ns = instance::start_of(task);
+    target.instance = instance::tag_of(tgid).map_or(0, |tag| tag.instance);
+}
+
+/// Describes and judges a reach into another process by the processes set; what stays inside the
+/// tree is allowed.
+#[inline(always)]
+pub fn judge_target(scratch: &mut Scratch, subject: &Subject, task: Address, op: u8, detail: u32) {
+    scratch.record.op = op;
+    scratch.record.detail = detail;
+    describe_target(scratch, task);
+    if scratch.record.target.instance != subject.tag.instance {
+        judge_set(scratch, subject, set::PROCESSES);
+    }
+}
+
+/// Judges something that no rule can allow, by a set alone.
+#[inline(always)]
+pub fn judge_set(scratch: &mut Scratch, subject: &Subject, set: usize) {
+    let classes = class::of_set(set) | class::READ | class::WRITE;
+    policy::judge_classes(&mut scratch.record, subject, classes, access::WRITE);
+    scratch.record.classes = class::of_set(set);
+}
+
+/// An LSM hook on a change to one file that stands at `place`.
+#[inline(always)]
+pub fn change_at(op: u8, place: Place) -> i32 {
+    lsm(kind::CHANGE, |scratch, subject| {
+        scratch.record.op = op;
+        describe_inode(scratch, place.inode());
+        judge_place(scratch, subject, 0, place, 0, access::WRITE);
+    })
+}
+
+/// An LSM hook on a change to the entry `dentry` of the directory at `directory`.
+#[inline(always)]
+pub fn change_entry(op: u8, directory: Address, dentry: Address) -> i32 {
+    change_at(op, Place { mount: field!(directory, path_mnt), dentry })
+}
+
+/// An LSM hook on a change that names only the dentry.
+#[inline(always)]
+pub fn change_dentry(op: u8, dentry: Address) -> i32 {
+    change_at(op, Place { mount: path::some_mount(current_task(), dentry), dentry })
+}
+
+/// An LSM hook on a rename or hard link, both ends judged as writes. A rename also moves what lies
+/// beneath: `above` bits count as the object's own.
+#[inline(always)]
+pub fn change_two(op: u8, old: Place, new: Place) -> i32 {
+    lsm(kind::CHANGE, |scratch, subject| {
+        let inode = old.inode();
+        scratch.record.op = op;
+        describe_inode(scratch, inode);
+        let moved = if op == change::RENAME { label::of_inode(inode).above } else { 0 };
+        scratch.record.labels |= moved;
+        judge_place(scratch, subject, 0, old, moved, access::WRITE);
+        judge_place(scratch, subject, 1, new, 0, access::WRITE);
+        if scratch.record.decision.verdict < verdict::DENY || !subject.enforcing() {
+            label::inherit(inode, &new);
+        }
+    })
+}

@@ -1,0 +1,68 @@
+//! The only reads of kernel structs.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
+use monitor_common::offsets::Offsets;
+
+/// Filled in by the loader from the running kernel's BTF.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
+pub static OFFSETS: Offsets = Offsets::ZERO;
+
+/// Offset of a field of [`OFFSETS`], as the loader has set it.
+macro_rules! offset {
+    ($field:ident) => {{
+        // SAFETY: a static of plain integers; volatile because the loader changes it behind the
+        // compiler's back.
+        unsafe {
+            core::ptr::read_volatile(core::ptr::addr_of!($crate::kernel_field::OFFSETS.$field))
+        }
+    }};
+}
+
+/// Reads a field of a kernel struct; 0 when the address is bad, as a kernel pointer read fails.
+macro_rules! field {
+    ($base:expr, $field:ident) => {
+        $crate::kernel_field::read($base, $crate::kernel_field::offset!($field))
+    };
+}
+pub(crate) use {field, offset};
+
+/// Address of a kernel object. Never dereferenced: reads go through the kernel's checked copy.
+pub type Address = u64;
+
+/// Types that any bit pattern is a value of.
+pub trait Plain: Copy {}
+impl Plain for u8 {}
+impl Plain for u16 {}
+impl Plain for u32 {}
+impl Plain for i32 {}
+impl Plain for u64 {}
+impl Plain for [u8; 16] {}
+impl Plain for [u8; 32] {}
+impl Plain for [u64; 2] {}
+impl Plain for [u64; 3] {}
+
+/// Copies a value from kernel memory; zeros when the address is bad.
+#[inline(always)]
+pub fn read<T: Plain>(base: Address, offset: u32) -> T {
+    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: the helper writes at most `size_of::<T>()` bytes to `value` and checks the source
+    // itself; `T: Plain` makes every outcome a value.
+    unsafe {
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast::<c_void>(),
+            size_of::<T>() as u32,
+            base.wrapping_add(offset as u64) as *const c_void,
+        );
+        value.assume_init()
+    }
+}
+
+/// The running task's `task_struct`.
+#[inline(always)]
+pub fn current_task() -> Address {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() }
+}

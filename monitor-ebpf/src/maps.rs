@@ -1,0 +1,67 @@
+//! All maps. Their names are what userspace opens them by.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+};
+use monitor_common::{
+    automaton::{ByteClasses, Row},
+    limits,
+    network::{AddressKey, AddressRules},
+    policy::{InodeKey, InstanceState, Label, Policy, Tag},
+    record::counter,
+};
+
+use crate::scratch::Scratch;
+
+/// Tag by tgid. A hash rather than task storage: it covers io_uring workers and every program type.
+#[map]
+pub static TAGS: HashMap<u32, Tag> = HashMap::with_max_entries(limits::TAGS_MAX, 0);
+
+/// Tags in use.
+#[map]
+pub static TAG_COUNT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Policy and sentence by instance slot; userspace maps it into its memory, so that a policy is
+/// replaced by one store.
+#[map]
+pub static INSTANCES: Array<InstanceState> =
+    Array::with_max_entries(limits::INSTANCES_MAX, BPF_F_MMAPABLE);
+
+/// Policies by slot; slot 0 is empty.
+#[map]
+pub static POLICIES: Array<Policy> = Array::with_max_entries(limits::POLICIES_MAX, 0);
+
+/// Rows of all automata; mapped too.
+#[map]
+pub static ROWS: Array<Row> = Array::with_max_entries(limits::ROWS_MAX, BPF_F_MMAPABLE);
+
+/// Byte classes of all automata.
+#[map]
+pub static BYTE_CLASSES: Array<ByteClasses> = Array::with_max_entries(limits::CLASS_TABLES_MAX, 0);
+
+/// Port rules by policy and address prefix.
+#[map]
+pub static ADDRESSES: LpmTrie<AddressKey, AddressRules> =
+    LpmTrie::with_max_entries(limits::ADDRESSES_MAX, 0);
+
+/// Set membership by inode.
+#[map]
+pub static LABELS: HashMap<InodeKey, Label> = HashMap::with_max_entries(limits::LABELS_MAX, 0);
+
+/// Ordinary events.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(limits::EVENTS_RING_BYTES, 0);
+
+/// Violations, which ordinary events must not crowd out.
+#[map]
+pub static VIOLATIONS: RingBuf = RingBuf::with_byte_size(limits::VIOLATIONS_RING_BYTES, 0);
+
+/// Counters, see [`counter`].
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+/// Scratch slots; the loader sets the number to [`limits::SCRATCH_SLOTS_PER_CPU`] for each CPU.
+#[map]
+pub static SCRATCH: Array<Scratch> = Array::with_max_entries(limits::SCRATCH_SLOTS_PER_CPU, 0);

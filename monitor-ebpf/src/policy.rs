@@ -1,0 +1,173 @@
+//! The verdict: classes of a path or address from the policy's tables, the shared precedence
+//! function, and what follows from it.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{helpers::generated::bpf_loop, maps::lpm_trie::Key};
+use monitor_common::{
+    automaton::{self, ByteClasses, Row, Rows, START},
+    network::{self, AddressKey, TABLE_BITS},
+    policy::{Decision, Policy, TABLES, access, beyond_bound, decide, reason, tag_flags, verdict},
+    record::{Record, counter, enforced, flags},
+};
+
+use crate::{
+    emit,
+    instance::{self, Subject},
+    maps::{ADDRESSES, BYTE_CLASSES, ROWS},
+    scratch::{STRING_AT, Scratch},
+};
+
+/// [`Rows`] in the kernel's map.
+struct KernelRows;
+
+impl Rows for KernelRows {
+    #[inline(always)]
+    fn row(&self, index: u32) -> Option<&Row> {
+        ROWS.get(index)
+    }
+}
+
+#[repr(C)]
+struct Match {
+    path: *const u8,
+    classes: *const ByteClasses,
+    base: u32,
+    state: u32,
+}
+
+#[inline(never)]
+extern "C" fn eat(index: u64, context: *mut Match) -> i64 {
+    // SAFETY: `bpf_loop` hands over the context that `classify` gave it.
+    let context = unsafe { &mut *context };
+    let at = (index as usize & 0x1ff) * 8;
+    // SAFETY: strings have 4,104 bytes; `at` is at most 4,088. Map values live as long as the
+    // program.
+    let (word, classes) = unsafe {
+        (context.path.add(at).cast::<u64>().read_unaligned(), &*context.classes)
+    };
+    let step = automaton::step(&KernelRows, context.base, classes, context.state, word);
+    context.state = step.state;
+    step.done as i64
+}
+
+/// Classes of the record's string number `position` under a policy.
+#[inline(always)]
+pub fn classify(scratch: &Scratch, position: usize, policy: &Policy) -> u32 {
+    let length = scratch.record.lengths[position] as u32 & 0xfff;
+    let mut classes = 0;
+    let mut i = 0;
+    while i < TABLES {
+        let table = policy.tables[i];
+        i += 1;
+        if table.base == 0 {
+            continue;
+        }
+        let Some(byte_classes) = BYTE_CLASSES.get_ptr(table.classes) else { continue };
+        let mut context = Match {
+            // SAFETY: within the strings.
+            path: unsafe { scratch.strings.as_ptr().add(STRING_AT[position] as usize) },
+            classes: byte_classes,
+            base: table.base,
+            state: START,
+        };
+        // SAFETY: the callback and its context match.
+        let state = unsafe {
+            bpf_loop(
+                length.div_ceil(8),
+                eat as *mut c_void,
+                core::ptr::addr_of_mut!(context).cast::<c_void>(),
+                0,
+            );
+            core::ptr::read_volatile(core::ptr::addr_of!(context.state))
+        };
+        if let Some(row) = ROWS.get(table.base.wrapping_add(state)) {
+            classes |= row.accept;
+        }
+    }
+    classes
+}
+
+/// Classes of an address under a policy.
+#[inline(always)]
+pub fn classify_address(policy: &Policy, address: [u8; 16], port: u16, protocol: u8) -> u32 {
+    let data = AddressKey { table: policy.network, address: network::canonical(address) };
+    match ADDRESSES.get(Key::new(TABLE_BITS + 128, data)) {
+        Some(rules) => network::classify(rules, port, protocol),
+        None => 0,
+    }
+}
+
+/// Judges the record's string number `position` together with `extra` classes (from labels and the
+/// like), keeping the stronger of this verdict and the one already in the record.
+#[inline(always)]
+pub fn judge_path(scratch: &mut Scratch, subject: &Subject, position: usize, extra: u32, asked: u8) {
+    let decision = if scratch.record.flags & flags::TRUNCATED != 0 {
+        scratch.record.classes |= extra;
+        beyond_bound(asked)
+    } else {
+        let classes = classify(scratch, position, subject.policy) | extra;
+        scratch.record.classes |= classes;
+        decide(subject.policy, classes, asked)
+    };
+    keep_stronger(&mut scratch.record, launched(subject, decision));
+}
+
+/// Judges classes that do not come from a path.
+#[inline(always)]
+pub fn judge_classes(record: &mut Record, subject: &Subject, classes: u32, asked: u8) {
+    record.classes |= classes;
+    keep_stronger(record, decide(subject.policy, classes, asked));
+}
+
+/// The command that the person launched needs no rule of its own; `deny` and the sets still hold.
+#[inline(always)]
+fn launched(subject: &Subject, decision: Decision) -> Decision {
+    let launching = subject.tag.flags & tag_flags::LAUNCH != 0;
+    if launching && decision.access == access::EXEC && decision.reason == reason::UNLISTED {
+        return Decision { verdict: verdict::ALLOW, reason: reason::LAUNCH, ..decision };
+    }
+    decision
+}
+
+#[inline(always)]
+fn keep_stronger(record: &mut Record, decision: Decision) {
+    if record.decision.access == 0 || decision.verdict > record.decision.verdict {
+        record.decision = decision;
+    }
+}
+
+/// What a hook can do about a verdict.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Means {
+    /// Return an error.
+    Refuse,
+    /// Return an error, but not send signals (cgroup programs).
+    RefuseOnly,
+    /// Only kill: the call has already been carried out.
+    KillOnly,
+}
+
+/// Carries the record's verdict out; true when the hook is to refuse.
+#[inline(always)]
+pub fn enforce(record: &mut Record, subject: &Subject, means: Means) -> bool {
+    let decided = record.decision.verdict;
+    if decided < verdict::DENY || !subject.enforcing() {
+        return false;
+    }
+    let cannot_signal = means == Means::RefuseOnly && decided == verdict::KILL;
+    if means == Means::KillOnly || decided == verdict::KILL_TREE || cannot_signal {
+        instance::doom(subject.tag.slot);
+    }
+    record.enforced = enforced::DENIED;
+    if means == Means::KillOnly || (decided >= verdict::KILL && means == Means::Refuse) {
+        instance::kill_current();
+        record.enforced =
+            if means == Means::KillOnly { enforced::KILLED } else { enforced::DENIED_AND_KILLED };
+    }
+    if means == Means::KillOnly {
+        return false;
+    }
+    emit::count(counter::DENIED);
+    true
+}

@@ -1,0 +1,74 @@
+//! Working memory of a hook.
+//!
+//! A per-CPU buffer is not private: a hook can be preempted, and another task's hook then runs on
+//! the same CPU. So a slot is claimed with an atomic flag and released when the claim is dropped.
+
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use monitor_common::{
+    limits::{PATH_MAX, SCRATCH_SLOTS_PER_CPU},
+    record::{Record, counter},
+};
+
+use crate::{atomic, emit, maps::SCRATCH};
+
+/// Room for one string of a record while it is built, by position: path, second path, working
+/// directory, arguments.
+pub const STRING_AT: [u32; 4] = [0, 4104, 8208, 12312];
+/// Bytes behind `record` in [`Scratch`]: the strings, and slack so that masked offsets stay inside.
+const STRINGS_BYTES: usize = 32768 + 16384;
+/// Room of the path walk: it fills from the end and may overrun by one name.
+const WALK_BYTES: usize = PATH_MAX + 512;
+
+/// One slot.
+#[repr(C)]
+pub struct Scratch {
+    claimed: u64,
+    /// The record; its strings follow without a gap when it is emitted.
+    pub record: Record,
+    /// Strings at [`STRING_AT`].
+    pub strings: [u8; STRINGS_BYTES],
+    /// Where paths are walked.
+    pub walk: [u8; WALK_BYTES],
+}
+
+/// A claimed slot.
+pub struct Claim {
+    slot: *mut Scratch,
+}
+
+impl Claim {
+    /// Claims a slot of this CPU; `None`, counted, when all are in use.
+    #[inline(always)]
+    pub fn new() -> Option<Self> {
+        // SAFETY: the helper has no preconditions.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        let mut i = 0;
+        while i < SCRATCH_SLOTS_PER_CPU {
+            if let Some(slot) = SCRATCH.get_ptr_mut(cpu * SCRATCH_SLOTS_PER_CPU + i) {
+                // SAFETY: a map value lives as long as the program; the flag is only ever
+                // accessed atomically.
+                if unsafe { atomic::swap(core::ptr::addr_of_mut!((*slot).claimed), 1) } == 0 {
+                    return Some(Self { slot });
+                }
+            }
+            i += 1;
+        }
+        emit::count(counter::SCRATCH_EXHAUSTED);
+        None
+    }
+
+    /// The slot.
+    #[inline(always)]
+    pub fn scratch(&mut self) -> &mut Scratch {
+        // SAFETY: the flag makes this hook the only user until the claim is dropped.
+        unsafe { &mut *self.slot }
+    }
+}
+
+impl Drop for Claim {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: as in `new`.
+        unsafe { atomic::swap(core::ptr::addr_of_mut!((*self.slot).claimed), 0) };
+    }
+}

@@ -1,0 +1,315 @@
+//! Alerts: one for a violation, and one for a run of identical ones, so that a million refused
+//! opens make a handful of alerts that add up to a million. Everything depends on the events
+//! alone, so that a replay gives the same alerts.
+
+use std::collections::{HashMap, VecDeque};
+
+use monitor_common::{
+    policy::{reason, set, verdict},
+    record::{change, did, enforced, process},
+};
+
+use super::table::Table;
+use crate::event::{Alert, Body, Bytes, Contact, Event, Observed, Shown, Violation, shown};
+
+/// Identical violations within this time of an alert are counted into the next one.
+const WINDOW_NS: u64 = 10_000_000_000;
+/// Alerts of one program and category within a window; the rest is counted together.
+const BURST_MAX: u32 = 20;
+/// Runs followed at one time.
+const RUNS_MAX: usize = 4096;
+
+/// What makes violations identical. An empty subject stands for all beyond [`BURST_MAX`].
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    instance: u32,
+    exe: Bytes,
+    kind: &'static str,
+    verdict: (u8, u8, bool, u8),
+    subject: Bytes,
+}
+
+struct Run {
+    /// The latest violation that no alert has told of.
+    pending: Option<Pending>,
+    /// Alerts of the group, where the key has no subject.
+    alerts: u32,
+}
+
+struct Pending {
+    event: Event,
+    alert: Alert,
+}
+
+/// Makes alerts of violations.
+#[derive(Default)]
+pub(super) struct Alerts {
+    runs: HashMap<Key, Run>,
+    /// Ends of windows, in order.
+    due: VecDeque<(u64, Key)>,
+}
+
+impl Alerts {
+    /// Takes an event; the alert that it leads to at once, if any.
+    pub(super) fn observe(&mut self, event: &Event, table: &Table) -> Option<Event> {
+        let (observed, violation) = (event.observed.as_ref()?, event.violation.as_ref()?);
+        let key = key(event, observed, violation);
+        if let Some(run) = self.runs.get_mut(&key) {
+            run.count(event, table);
+            return None;
+        }
+        let group = Key { subject: Bytes::default(), ..key.clone() };
+        let crowded = self.runs.len() >= RUNS_MAX;
+        self.open(&group, event.boot_ns);
+        let run = self.runs.get_mut(&group)?;
+        if run.alerts >= BURST_MAX || crowded {
+            run.count(event, table);
+            return None;
+        }
+        run.alerts += 1;
+        self.open(&key, event.boot_ns);
+        Some(around(event, alert(event, table)))
+    }
+
+    /// Alerts whose window has ended at `now_ns`.
+    pub(super) fn due(&mut self, now_ns: u64) -> Vec<Event> {
+        let mut alerts = Vec::new();
+        while self.due.front().is_some_and(|(due_ns, _)| *due_ns <= now_ns) {
+            let Some((_, key)) = self.due.pop_front() else { break };
+            let Some(Run { pending, .. }) = self.runs.remove(&key) else { continue };
+            if let Some(pending) = pending {
+                alerts.push(pending.into_event(now_ns));
+                self.open(&key, now_ns);
+            }
+        }
+        alerts
+    }
+
+    /// What has been counted and not told, at the end.
+    pub(super) fn finish(&mut self, now_ns: u64) -> Vec<Event> {
+        let due = std::mem::take(&mut self.due);
+        let runs = &mut self.runs;
+        let pending = due.into_iter().filter_map(|(_, key)| runs.remove(&key)?.pending);
+        pending.map(|pending| pending.into_event(now_ns)).collect()
+    }
+
+    fn open(&mut self, key: &Key, now_ns: u64) {
+        if !self.runs.contains_key(key) {
+            self.runs.insert(key.clone(), Run { pending: None, alerts: 0 });
+            self.due.push_back((now_ns.saturating_add(WINDOW_NS), key.clone()));
+        }
+    }
+}
+
+impl Run {
+    fn count(&mut self, event: &Event, table: &Table) {
+        match &mut self.pending {
+            Some(Pending { alert, .. }) => {
+                alert.count += 1;
+                alert.evidence.truncate(1);
+                alert.evidence.push(event.seq);
+            }
+            None => {
+                let alert = alert(event, table);
+                self.pending = Some(Pending { event: event.clone(), alert });
+            }
+        }
+    }
+}
+
+impl Pending {
+    fn into_event(self, now_ns: u64) -> Event {
+        let Self { event, mut alert } = self;
+        if alert.count > 1 {
+            alert.why = format!("{} ({} times)", alert.why, alert.count);
+        }
+        let later = now_ns.saturating_sub(event.boot_ns);
+        let mut event = around(&event, alert);
+        event.boot_ns = now_ns.max(event.boot_ns);
+        event.time_ns = event.time_ns.saturating_add(later);
+        event
+    }
+}
+
+fn key(event: &Event, observed: &Observed, violation: &Violation) -> Key {
+    let decision = violation.decision;
+    Key {
+        instance: event.instance,
+        exe: observed.process.image.exe.clone(),
+        kind: event.kind(),
+        verdict: (
+            violation.category as u8,
+            decision.verdict,
+            violation.observed_only,
+            decision.reason,
+        ),
+        subject: subject(&event.body),
+    }
+}
+
+fn around(event: &Event, alert: Alert) -> Event {
+    Event { body: Body::Alert(Box::new(alert)), ..event.clone() }
+}
+
+fn alert(event: &Event, table: &Table) -> Alert {
+    let ancestry = event.observed.as_ref().map(|observed| table.chain(&observed.process));
+    Alert {
+        event: event.kind().to_owned(),
+        subject: subject(&event.body),
+        why: why(event),
+        count: 1,
+        ancestry: ancestry.unwrap_or_default(),
+        evidence: vec![event.seq],
+    }
+}
+
+/// The path, address or process that an event is about.
+pub(crate) fn subject(body: &Body) -> Bytes {
+    match body {
+        Body::Exec(exec) => exec.file.path.clone(),
+        Body::Open { file, .. }
+        | Body::Change { file, .. }
+        | Body::Mount { file, .. }
+        | Body::Unix { file } => file.path.clone(),
+        Body::Connect(contact)
+        | Body::Send(contact)
+        | Body::Bind(contact)
+        | Body::Listen(contact)
+        | Body::Socket(contact) => Bytes::from(contact_text(contact).as_str()),
+        Body::Process { file, .. } if !file.path.is_empty() => file.path.clone(),
+        Body::Process { target, .. } => Bytes::from(format!("process {}", target.tgid).as_str()),
+        Body::IoUring => "io_uring".into(),
+        Body::Bpf { command } => Bytes::from(format!("bpf command {command}").as_str()),
+        Body::Namespace => "user namespace".into(),
+        _ => Bytes::default(),
+    }
+}
+
+/// `1.2.3.4:443/tcp`, or family and protocol where there is no address.
+pub(crate) fn contact_text(contact: &Contact) -> String {
+    let peer = contact.peer;
+    let word = |name: Option<&'static str>, number: u16| {
+        name.map_or_else(|| number.to_string(), str::to_owned)
+    };
+    let protocol = word(crate::event::protocol_name(peer.protocol), peer.protocol);
+    match contact.socket_address() {
+        Some(address) => format!("{address}/{protocol}"),
+        None => {
+            format!("{} socket", word(crate::event::family_name(peer.family), peer.family))
+        }
+    }
+}
+
+/// Why there is an alert, in one sentence without hostile characters.
+fn why(event: &Event) -> String {
+    let (Some(observed), Some(violation)) = (&event.observed, &event.violation) else {
+        return String::new();
+    };
+    let process = &observed.process;
+    let comm = process.comm.split(|&byte| byte == 0).next().unwrap_or(&[]);
+    format!(
+        "{} ({}) {} {}: {}; {}",
+        Shown(comm),
+        process.tgid,
+        deed(&event.body),
+        object(&event.body),
+        ground(violation),
+        outcome(violation),
+    )
+}
+
+fn object(body: &Body) -> String {
+    let path = match subject(body) {
+        empty if empty.is_empty() => "a path beyond the bounds".to_owned(),
+        path => path.shown().to_string(),
+    };
+    match body {
+        Body::Change { second, .. } if !second.is_empty() => {
+            format!("{path} to {}", second.shown())
+        }
+        Body::Mount { origin, .. } => format!("{} on {path}", origin.shown()),
+        _ => path,
+    }
+}
+
+fn deed(body: &Body) -> &'static str {
+    const WRITES: u32 = did::WRITE | did::CREATE | did::TRUNCATE | did::APPEND | did::TEMPORARY;
+    match body {
+        Body::Exec(_) => "executes",
+        Body::Open { access, .. } => match (access & did::READ != 0, access & WRITES != 0) {
+            (true, true) => "opens to read and write",
+            (false, true) => "opens to write",
+            (true, false) => "opens to read",
+            (false, false) => "opens",
+        },
+        Body::Change { op, .. } => match *op {
+            change::CREATE => "creates",
+            change::UNLINK => "deletes",
+            change::RENAME => "renames",
+            change::LINK => "links",
+            change::SYMLINK => "makes the symbolic link",
+            change::MKDIR => "makes the directory",
+            change::RMDIR => "removes the directory",
+            change::MKNOD => "makes the special file",
+            change::TRUNCATE => "truncates",
+            change::CHMOD => "changes the mode of",
+            change::CHOWN => "changes the owner of",
+            change::XATTR => "changes the attributes of",
+            _ => "changes the times of",
+        },
+        Body::Mount { .. } => "mounts",
+        Body::Connect(_) | Body::Unix { .. } => "connects to",
+        Body::Send(_) => "sends to",
+        Body::Bind(_) => "binds to",
+        Body::Listen(_) => "listens on",
+        Body::Process { op, .. } => match *op {
+            process::PTRACE => "reaches into",
+            process::SIGNAL => "signals",
+            process::DESCRIPTOR => "receives a descriptor of",
+            _ => "opens the memory or environment",
+        },
+        Body::Socket(_) => "creates a",
+        Body::IoUring | Body::Namespace => "creates a",
+        _ => "uses",
+    }
+}
+
+fn ground(violation: &Violation) -> String {
+    let decision = violation.decision;
+    let rule = violation
+        .rule
+        .as_ref()
+        .map(|rule| format!(" ({}:{} {})", shown(&rule.file), rule.line, shown(&rule.text)));
+    let rule = rule.unwrap_or_default();
+    match decision.reason {
+        reason::SET => format!("it is in the set {}{rule}", set::NAMES[usize::from(decision.set)]),
+        reason::DENY => format!("a deny rule names it{rule}"),
+        reason::BOUND => "it exceeds a bound, so nothing could be matched".to_owned(),
+        reason::DOOMED => "the server has been sentenced already".to_owned(),
+        _ => format!("no rule allows this {}{rule}", access_word(decision.access)),
+    }
+}
+
+fn access_word(access: u8) -> &'static str {
+    let bit = access.trailing_zeros() as usize;
+    monitor_common::policy::access::NAMES.get(bit).copied().unwrap_or("access")
+}
+
+fn outcome(violation: &Violation) -> &'static str {
+    let asked = violation.decision.verdict;
+    match (violation.observed_only, violation.answered, asked) {
+        (true, _, verdict::ALERT) | (false, _, verdict::ALERT) => "reported",
+        (true, _, verdict::DENY) => "reported, enforce mode would deny it",
+        (true, _, verdict::KILL) => "reported, enforce mode would kill the process",
+        (true, ..) => "reported, enforce mode would kill the server",
+        (_, enforced::NONE, verdict::KILL_TREE) => "the server is killed",
+        (_, enforced::NONE, verdict::KILL) => "the process is killed",
+        (_, enforced::NONE, _) => "seen too late to be denied",
+        (_, enforced::DENIED, verdict::KILL_TREE) => "denied, the server is killed",
+        (_, enforced::DENIED, verdict::KILL) => "denied, the process is killed",
+        (_, enforced::DENIED, _) => "denied",
+        (_, _, verdict::KILL_TREE) => "process killed, the server is killed",
+        (_, enforced::KILLED, _) => "process killed",
+        _ => "denied, process killed",
+    }
+}

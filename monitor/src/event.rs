@@ -1,1 +1,0 @@
-//! Events as they are recorded.

@@ -1,0 +1,388 @@
+//! Events as they are recorded: one JSON object a line, `v` 1. `docs/events.md` describes every
+//! field for readers outside.
+//!
+//! [`Event`] is written by [`Event::write`], made for millions of lines, and read back by
+//! [`Event::parse`]; tests hold the two together. Strings that come from a watched process are
+//! [`Bytes`], whose text form is lossless.
+
+mod bytes;
+mod names;
+mod read;
+mod time;
+mod write;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use monitor_common::{
+    policy::{Decision, InodeKey},
+    record::{Peer, Target},
+};
+
+pub use bytes::{Bytes, Shown, TextError, shown};
+pub use names::{Category, Enforced, family_name, protocol_name};
+pub use read::ParseError;
+pub use time::{format_ns as format_time, parse_ns as parse_time};
+pub use write::JsonLine;
+
+/// Version of the line format.
+pub const VERSION: u32 = 1;
+
+/// One line of the stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Number in the stream, without gaps except where a `loss` event says so.
+    pub seq: u64,
+    /// Wall clock, ns since 1970, UTC.
+    pub time_ns: u64,
+    /// CLOCK_BOOTTIME, ns. Detectors use this alone.
+    pub boot_ns: u64,
+    /// Server name, empty when the event is about no server.
+    pub server: Arc<str>,
+    /// Instance, 0 when the event is about none.
+    pub instance: u32,
+    /// What every event from the kernel (and its alert) carries.
+    pub observed: Option<Observed>,
+    /// The verdict, unless it is `allow`.
+    pub violation: Option<Box<Violation>>,
+    /// What happened.
+    pub body: Body,
+}
+
+/// The circumstances of a kernel event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// Who did it.
+    pub process: Process,
+    /// Number of the policy that judged.
+    pub policy: u32,
+    /// Bits of [`monitor_common::record::flags`].
+    pub flags: u32,
+}
+
+/// A process as it was when it acted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// Thread group.
+    pub tgid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Start of the thread group leader, CLOCK_BOOTTIME, ns.
+    pub start_ns: u64,
+    /// Thread group of the real parent.
+    pub ppid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// cgroup v2 id.
+    pub cgroup: u64,
+    /// Task name, padded with NULs.
+    pub comm: [u8; 16],
+    /// Program and working directory, shared by the events of a process.
+    pub image: Arc<Image>,
+}
+
+/// The program that a process runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Executable, empty when not known.
+    pub exe: Bytes,
+    /// Working directory at exec, empty when not known.
+    pub cwd: Bytes,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// A new image.
+    Exec(Box<Exec>),
+    /// A new process.
+    Fork {
+        /// The child.
+        child: Target,
+    },
+    /// A process ended.
+    Exit {
+        /// Wait status.
+        status: u32,
+    },
+    /// A file was opened.
+    Open {
+        /// Bits of [`monitor_common::record::did`].
+        access: u32,
+        /// The file.
+        file: File,
+    },
+    /// A file was changed.
+    Change {
+        /// One of [`monitor_common::record::change`].
+        op: u8,
+        /// The file.
+        file: File,
+        /// New name or link text, empty where there is none.
+        second: Bytes,
+    },
+    /// A mount.
+    Mount {
+        /// Where.
+        file: File,
+        /// What.
+        origin: Bytes,
+    },
+    /// A connect.
+    Connect(Contact),
+    /// A send without connect.
+    Send(Contact),
+    /// A bind.
+    Bind(Contact),
+    /// A listen.
+    Listen(Contact),
+    /// Contact with an AF_UNIX socket.
+    Unix {
+        /// The socket's file; an abstract name stands in `path` with its leading NUL.
+        file: File,
+    },
+    /// A reach into another process.
+    Process {
+        /// One of [`monitor_common::record::process`].
+        op: u8,
+        /// The other process.
+        target: Target,
+        /// Signal or ptrace mode.
+        detail: u32,
+        /// The file, where the reach goes through one.
+        file: File,
+    },
+    /// An io_uring was set up.
+    IoUring,
+    /// A bpf(2) call.
+    Bpf {
+        /// Its command.
+        command: u32,
+    },
+    /// A socket was created.
+    Socket(Contact),
+    /// A user namespace was created.
+    Namespace,
+    /// A policy came into force or left.
+    Policy {
+        /// `install` or `retire`.
+        action: String,
+        /// The policy.
+        policy: Box<PolicyText>,
+    },
+    /// Something about the agent itself.
+    Agent {
+        /// One word: `repaired`, `degraded`, `response`, …
+        action: String,
+        /// What, in words.
+        message: String,
+    },
+    /// Events that are not in the stream.
+    Loss(Loss),
+    /// What people read.
+    Alert(Box<Alert>),
+}
+
+/// A file or other named object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Resolved path; empty when there is none or it exceeded the bounds.
+    pub path: Bytes,
+    /// Identity on every path; all 0 when not known.
+    pub inode: InodeKey,
+    /// `i_mode`.
+    pub mode: u32,
+    /// Hard links.
+    pub nlink: u32,
+    /// Magic number of the file system.
+    pub fs_magic: u32,
+    /// Mount namespace.
+    pub mnt_ns: u32,
+    /// Sets by inode label, bits of [`monitor_common::policy::class`].
+    pub labels: u32,
+    /// Sets from all sources, bits of [`monitor_common::policy::class`].
+    pub sets: u32,
+}
+
+/// A new image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exec {
+    /// The executable.
+    pub file: File,
+    /// Interpreter, empty when there is none.
+    pub interpreter: Bytes,
+    /// Arguments with argv\[0\].
+    pub argv: Vec<Bytes>,
+    /// Working directory.
+    pub cwd: Bytes,
+}
+
+/// A network address that was contacted or used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// The address as given.
+    pub peer: Peer,
+    /// Sets that the address falls in, bits of [`monitor_common::policy::class`].
+    pub sets: u32,
+    /// Host name, where one is known.
+    pub name: Option<String>,
+}
+
+/// A verdict that is not `allow`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The verdict as in enforce mode, and what it rests on.
+    pub decision: Decision,
+    /// Observe mode: the verdict was recorded and not carried out.
+    pub observed_only: bool,
+    /// What kind of thing was violated.
+    pub category: Category,
+    /// The rule, where one line of a rule file can be named.
+    pub rule: Option<Rule>,
+    /// Who carried it out.
+    pub enforced: Enforced,
+    /// What the kernel did: one of [`monitor_common::record::enforced`].
+    pub answered: u8,
+}
+
+/// A line of a rule file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub struct Rule {
+    /// Rule file.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// The list that the entry stands in, such as `files.deny`.
+    pub list: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Events that are not in the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Where: `events`, `violations`, `hooks` or `file`.
+    pub ring: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+    /// First and last `seq` of lines that were lost on the way to the file.
+    pub range: Option<(u64, u64)>,
+}
+
+/// One violation, or a run of identical ones, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// Type of the events behind it.
+    pub event: String,
+    /// The path, address or process it is about.
+    pub subject: Bytes,
+    /// Why, in one sentence.
+    pub why: String,
+    /// Violations in this alert: identical ones after the first alert are counted together.
+    pub count: u64,
+    /// From the server's root to the process that acted.
+    pub ancestry: Vec<Ancestor>,
+    /// `seq` of the events behind it: the first, and the last when there are several.
+    pub evidence: Vec<u64>,
+}
+
+/// A process of an alert's ancestry.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+pub struct Ancestor {
+    /// Thread group.
+    pub tgid: u32,
+    /// Its start, CLOCK_BOOTTIME, ns.
+    pub start_ns: u64,
+    /// Executable.
+    pub exe: Bytes,
+    /// First arguments.
+    pub argv: Vec<Bytes>,
+}
+
+/// A policy with the text of everything it was made of, so that a recording replays by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PolicyText {
+    /// Number of the policy in the stream.
+    pub policy: u32,
+    /// Server that it is for.
+    pub server: String,
+    /// Instance that it is for.
+    pub instance: u32,
+    /// `observe` or `enforce`.
+    pub mode: String,
+    /// Rule files, includes and sets.
+    pub sources: Vec<SourceText>,
+    /// Variables and their values (byte text).
+    pub bindings: BTreeMap<String, String>,
+}
+
+/// The text of one rule file, include or set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SourceText {
+    /// `server`, `include` or `set`.
+    pub kind: String,
+    /// Name within its kind.
+    pub name: String,
+    /// Where it was read.
+    pub path: String,
+    /// All of it.
+    pub text: String,
+}
+
+impl Contact {
+    /// Address and port in the form of the family, `None` for families without them.
+    pub fn socket_address(&self) -> Option<SocketAddr> {
+        let Peer { address, port, family, .. } = self.peer;
+        let address = Ipv6Addr::from(address);
+        match i32::from(family) {
+            libc::AF_INET => {
+                let mapped = address.to_ipv4_mapped();
+                let address = mapped.unwrap_or(Ipv4Addr::from_bits(address.to_bits() as u32));
+                Some((address, port).into())
+            }
+            libc::AF_INET6 => Some((address, port).into()),
+            _ => None,
+        }
+    }
+}
+
+impl Event {
+    /// Name of the type, as in the line.
+    pub fn kind(&self) -> &'static str {
+        match &self.body {
+            Body::Exec(_) => "exec",
+            Body::Fork { .. } => "fork",
+            Body::Exit { .. } => "exit",
+            Body::Open { .. } => "open",
+            Body::Change { .. } => "change",
+            Body::Mount { .. } => "mount",
+            Body::Connect(_) => "connect",
+            Body::Send(_) => "send",
+            Body::Bind(_) => "bind",
+            Body::Listen(_) => "listen",
+            Body::Unix { .. } => "unix",
+            Body::Process { .. } => "process",
+            Body::IoUring => "io_uring",
+            Body::Bpf { .. } => "bpf",
+            Body::Socket(_) => "socket",
+            Body::Namespace => "namespace",
+            Body::Policy { .. } => "policy",
+            Body::Agent { .. } => "agent",
+            Body::Loss(_) => "loss",
+            Body::Alert(_) => "alert",
+        }
+    }
+
+    /// Whether the line is for people.
+    pub fn is_alert(&self) -> bool {
+        matches!(self.body, Body::Alert(_))
+    }
+}

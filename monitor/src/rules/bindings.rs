@@ -1,0 +1,146 @@
+//! Values for the variables of rules. They come from passwd and from the command line, never
+//! from what the watched server says about itself.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+/// What `${...}` in rules stands for, for one instance.
+#[derive(Clone, Debug, Default)]
+pub struct Bindings {
+    /// `${HOME}`: from passwd, or `--home`.
+    pub home: PathBuf,
+    /// `${USER}`: from passwd.
+    pub user: String,
+    /// `${CWD}`: where the server is started.
+    pub cwd: PathBuf,
+    /// `${TMPDIR}`.
+    pub tmpdir: PathBuf,
+    /// `${ENV:NAME}`: the server's environment.
+    pub env: BTreeMap<OsString, OsString>,
+    /// `${OPT:--name}` and `${ARGS_AFTER_MATCH}`: the server's command with its arguments.
+    pub arguments: Vec<OsString>,
+    /// Homes that belong to the user: passwd's, `--home`, the environment's HOME.
+    pub own_homes: Vec<PathBuf>,
+    /// Homes of other people, from passwd.
+    pub other_homes: Vec<PathBuf>,
+}
+
+/// Why there are no values.
+#[derive(Debug, thiserror::Error)]
+pub enum BindingsError {
+    /// passwd cannot be read.
+    #[error("cannot read /etc/passwd: {0}")]
+    Passwd(#[source] io::Error),
+    /// No entry and no `--home`.
+    #[error("user id {0} has no entry in /etc/passwd: name the home directory with --home")]
+    NoEntry(u32),
+    /// `--home` cannot be used.
+    #[error("cannot use --home {}: {source}", path.display())]
+    Home {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No working directory.
+    #[error("cannot find the working directory: {0}")]
+    Cwd(#[source] io::Error),
+}
+
+struct Account {
+    name: String,
+    uid: u32,
+    home: PathBuf,
+}
+
+impl Bindings {
+    /// Values for a server that `uid` starts here and now, with this process's environment and
+    /// working directory; `home` is what `--home` says.
+    ///
+    /// # Errors
+    /// When passwd does not know the user and no home is given, or the home does not exist.
+    pub fn of_user(
+        uid: u32,
+        home: Option<&Path>,
+        arguments: &[OsString],
+    ) -> Result<Self, BindingsError> {
+        let passwd = fs::read("/etc/passwd").map_err(BindingsError::Passwd)?;
+        let accounts: Vec<Account> =
+            passwd.split(|b| *b == b'\n').filter_map(Account::parse).collect();
+        let own = accounts.iter().find(|account| account.uid == uid);
+        let given = home
+            .map(|path| {
+                fs::canonicalize(path)
+                    .map_err(|source| BindingsError::Home { path: path.to_owned(), source })
+            })
+            .transpose()?;
+        let home = given
+            .clone()
+            .or_else(|| own.map(|account| canonical_if_exists(&account.home)))
+            .ok_or(BindingsError::NoEntry(uid))?;
+        let env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        let mut own_homes = vec![home.clone()];
+        let named = own.map(|account| account.home.clone()).into_iter();
+        for path in named.chain(env.get(OsStr::new("HOME")).map(PathBuf::from)) {
+            if is_home(&path) && !own_homes.contains(&canonical_if_exists(&path)) {
+                own_homes.push(canonical_if_exists(&path));
+            }
+        }
+        let mut other_homes = Vec::new();
+        for account in accounts.iter().filter(|account| account.is_person()) {
+            let path = canonical_if_exists(&account.home);
+            let taken = own_homes.iter().any(|own| own.starts_with(&path));
+            if is_home(&path) && !taken && !other_homes.contains(&path) {
+                other_homes.push(path);
+            }
+        }
+        Ok(Self {
+            home,
+            user: own.map_or_else(|| uid.to_string(), |account| account.name.clone()),
+            cwd: std::env::current_dir().map_err(BindingsError::Cwd)?,
+            tmpdir: std::env::temp_dir(),
+            env,
+            arguments: arguments.to_vec(),
+            own_homes,
+            other_homes,
+        })
+    }
+}
+
+impl Account {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let fields: Vec<&[u8]> = line.split(|b| *b == b':').collect();
+        let [name, _, uid, _, _, home, ..] = fields[..] else { return None };
+        Some(Self {
+            name: str::from_utf8(name).ok()?.to_owned(),
+            uid: str::from_utf8(uid).ok()?.parse().ok()?,
+            home: PathBuf::from(OsStr::from_bytes(home)),
+        })
+    }
+
+    /// Accounts of services often have a home that is no home, such as `/` or `/usr/sbin`.
+    fn is_person(&self) -> bool {
+        self.uid == 0 || (1000..65534).contains(&self.uid)
+    }
+}
+
+/// Neither empty, relative, the root, nor a directory that everybody uses.
+fn is_home(path: &Path) -> bool {
+    const SHARED: [&str; 12] = [
+        "/bin", "/boot", "/dev", "/etc", "/lib", "/opt", "/proc", "/run", "/sbin", "/sys", "/usr",
+        "/tmp",
+    ];
+    path.is_absolute()
+        && path.parent().is_some()
+        && path != Path::new("/home")
+        && !SHARED.iter().any(|shared| path == Path::new(shared))
+}
+
+fn canonical_if_exists(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}

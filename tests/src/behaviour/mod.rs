@@ -1,0 +1,29 @@
+//! The behaviours, one file each.
+
+use crate::registry::Test;
+
+/// Names the behaviour files, in alphabetical order.
+macro_rules! behaviours {
+    ($($name:ident),* $(,)?) => {
+        $(pub mod $name;)*
+
+        /// Every test of every file.
+        pub fn all() -> impl Iterator<Item = Test> {
+            [$($name::TESTS),*].into_iter().flatten().copied()
+        }
+    };
+}
+
+behaviours! {
+    addresses,
+    changes,
+    execs,
+    floods,
+    inside,
+    lineage,
+    machine,
+    names,
+    opens,
+    processes,
+    unix_sockets,
+}

@@ -1,0 +1,99 @@
+//! `cargo xtask setup`: what the other tasks need from the machine.
+//!
+//! Looks first and installs only what is missing, so that it can be run again at any time and
+//! costs a moment when everything is there. Other tasks call the part they need.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::command::{as_root, cargo, find, output, path_with, run, say};
+use crate::ebpf::{self, Toolchain};
+use crate::workspace;
+
+/// Debian's compiler with a ready BPF `core`, and the LLVM that bpf-linker is built against.
+const BPF_PACKAGES: [&str; 4] =
+    ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"];
+const LLVM: &str = "/usr/lib/llvm-22";
+/// The kernels of the matrix, and what builds and boots an image with them.
+const MACHINE_PACKAGES: [&str; 6] = [
+    "qemu-system-x86",
+    "linux-image-cloud-amd64",
+    "linux-image-6.12-cloud-amd64",
+    "e2fsprogs",
+    "xz-utils",
+    "busybox",
+];
+const BPF_LINKER: &str = "bpf-linker@0.13.0";
+
+/// Installs whatever any task needs.
+pub fn everything() -> Result<()> {
+    let toolchain = bpf_compiler()?;
+    say(format!("kernel programs are compiled by {}", toolchain.name()));
+    machines()?;
+    say("set up: `cargo xtask build` builds, `cargo xtask test` tests");
+    Ok(())
+}
+
+/// A compiler for the kernel programs, installed if there is none.
+pub fn bpf_compiler() -> Result<Toolchain> {
+    let missing = match Toolchain::detect() {
+        Ok(toolchain) => return Ok(toolchain),
+        Err(missing) => missing,
+    };
+    if find("apt-get").is_none() {
+        bail!("{missing}");
+    }
+    install(&BPF_PACKAGES)?;
+    if ebpf::own_linker().is_none() {
+        install_linker()?;
+    }
+    Toolchain::detect().map_err(|missing| anyhow::anyhow!("{missing}"))
+}
+
+/// QEMU, the kernels, and the tools that make their disk image.
+pub fn machines() -> Result<()> {
+    if find("apt-get").is_none() {
+        let tools = ["qemu-system-x86_64", "mke2fs", "xz", "busybox"];
+        let missing: Vec<_> = tools.into_iter().filter(|tool| find(tool).is_none()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        bail!("install {}: the virtual machines need them", missing.join(", "));
+    }
+    install(&MACHINE_PACKAGES)
+}
+
+/// Installs those of these Debian packages that are missing.
+fn install(packages: &[&str]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().copied().filter(|name| !installed(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say(format!("installing {}", missing.join(" ")));
+    run(apt_get().arg("update"))?;
+    run(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&missing))
+}
+
+fn installed(package: &str) -> bool {
+    let status = ["-W", "-f=${db:Status-Status}", package];
+    output(Command::new("dpkg-query").args(status)).as_deref() == Some("installed")
+}
+
+fn apt_get() -> Command {
+    let mut command = as_root("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command.args(["-qq", "-o", "DPkg::Lock::Timeout=300"]);
+    command
+}
+
+fn install_linker() -> Result<()> {
+    say(format!("compiling {BPF_LINKER} into target/tools (a minute or two)"));
+    let llvm = std::path::Path::new(LLVM);
+    let mut install = cargo();
+    install.args(["install", "--quiet", "--locked", BPF_LINKER]);
+    install.args(["--no-default-features", "--features", "llvm-22", "--root"]);
+    install.arg(workspace::target().join("tools"));
+    install.env("LLVM_PREFIX", LLVM).env("PATH", path_with(&[&llvm.join("bin")])?);
+    run(&mut install)
+}
