@@ -10,5 +10,6 @@ pub mod enrich;
 pub mod event;
 pub mod kernel;
 pub mod launch;
+pub mod respond;
 pub mod rules;
 pub mod sink;
