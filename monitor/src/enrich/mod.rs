@@ -14,7 +14,6 @@ pub mod loss;
 pub mod merge;
 mod table;
 
-
 use std::{collections::HashMap, sync::Arc};
 
 use monitor_common::{
