@@ -32,8 +32,6 @@ macro_rules! offsets {
 }
 
 offsets! {
-    // Position of the dentry among the arguments of the `inode_setattr` hook.
-    setattr_dentry_argument = "bpf_lsm_inode_setattr"."dentry",
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_real_parent = "task_struct"."real_parent",
@@ -112,4 +110,4 @@ offsets! {
     io_kiocb_opcode = "io_kiocb"."opcode",
 }
 
-wire!(Offsets = 308);
+wire!(Offsets = 304);

@@ -33,9 +33,9 @@ pub static INSTANCES: Array<InstanceState> =
 #[map]
 pub static POLICIES: Array<Policy> = Array::with_max_entries(limits::POLICIES_MAX, 0);
 
-/// Rows of all automata.
+/// Rows of all automata; mapped too.
 #[map]
-pub static ROWS: Array<Row> = Array::with_max_entries(limits::ROWS_MAX, 0);
+pub static ROWS: Array<Row> = Array::with_max_entries(limits::ROWS_MAX, BPF_F_MMAPABLE);
 
 /// Byte classes of all automata.
 #[map]

@@ -55,6 +55,16 @@ pub fn cargo() -> Command {
     command
 }
 
+/// A program as root: through sudo for anybody else.
+pub fn as_root(program: impl AsRef<OsStr>) -> Command {
+    if output(Command::new("id").arg("-u")).as_deref() == Some("0") {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.arg("--preserve-env=DEBIAN_FRONTEND,RUST_BACKTRACE").arg(program);
+    command
+}
+
 fn describe(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())

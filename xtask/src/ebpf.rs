@@ -13,8 +13,8 @@ use crate::command::{find, output, path_with};
 use crate::workspace;
 
 const TARGET: &str = "bpfel-unknown-none";
-/// The kernel programs' crate, and its one binary.
-const BINARY: &str = "monitor-ebpf";
+/// The one binary of the kernel programs' crate.
+const BINARY: &str = "mcp-monitor";
 /// Line information and BTF for the verifier's messages and for the maps' types.
 const FLAGS: [&str; 2] = ["-Cdebuginfo=2", "-Clink-arg=--btf"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -72,7 +72,7 @@ impl Toolchain {
             }
         }
         command.args(["--target", TARGET]);
-        command.current_dir(workspace::root().join(BINARY));
+        command.current_dir(workspace::root().join("monitor-ebpf"));
         command.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
         command.env("CARGO_TARGET_DIR", workspace::target().join("ebpf"));
         // What rustup and a person's own settings say is for another compiler.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::command::{cargo, find, output, path_with, run, say};
+use crate::command::{as_root, cargo, find, output, path_with, run, say};
 use crate::ebpf::{self, Toolchain};
 use crate::workspace;
 
@@ -80,12 +80,10 @@ fn installed(package: &str) -> bool {
     output(Command::new("dpkg-query").args(status)).as_deref() == Some("installed")
 }
 
-/// apt-get as root: through sudo for anybody else.
 fn apt_get() -> Command {
-    let root = output(Command::new("id").arg("-u")).as_deref() == Some("0");
-    let mut command = Command::new(if root { "env" } else { "sudo" });
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]);
-    command.args(["-o", "DPkg::Lock::Timeout=300"]);
+    let mut command = as_root("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command.args(["-qq", "-o", "DPkg::Lock::Timeout=300"]);
     command
 }
 

@@ -5,7 +5,7 @@ use monitor_common::record::change;
 
 use crate::{
     judge,
-    kernel_field::{Address, field, offset},
+    kernel_field::{Address, field},
 };
 
 // include/linux/fs.h
@@ -13,15 +13,21 @@ const ATTR_SIZE: u32 = 1 << 3;
 const ATTR_ATIME: u32 = 1 << 4;
 const ATTR_MTIME: u32 = 1 << 5;
 
-/// `int inode_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)`; before
-/// 6.9 without the first argument
+/// `int inode_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)`, since
+/// 6.9
 #[lsm(hook = "inode_setattr")]
 pub fn inode_setattr(ctx: LsmContext) -> i32 {
-    let (dentry, attributes): (Address, Address) = if offset!(setattr_dentry_argument) == 1 {
-        (judge::pointer(&ctx, 1), judge::pointer(&ctx, 2))
-    } else {
-        (judge::pointer(&ctx, 0), judge::pointer(&ctx, 1))
-    };
+    set_times(judge::pointer(&ctx, 1), judge::pointer(&ctx, 2))
+}
+
+/// `int inode_setattr(struct dentry *dentry, struct iattr *attr)`, before 6.9
+#[lsm(hook = "inode_setattr")]
+pub fn inode_setattr_without_idmap(ctx: LsmContext) -> i32 {
+    set_times(judge::pointer(&ctx, 0), judge::pointer(&ctx, 1))
+}
+
+#[inline(always)]
+fn set_times(dentry: Address, attributes: Address) -> i32 {
     let valid: u32 = field!(attributes, iattr_valid);
     if valid & (ATTR_ATIME | ATTR_MTIME) == 0 || valid & ATTR_SIZE != 0 {
         return 0;

@@ -1,2 +1,324 @@
 //! The only user of aya: loads and attaches the kernel programs, fills their maps, reads their
-//! rings.
+//! rings. Dropping [`Kernel`] detaches everything.
+
+mod btf;
+mod cgroup;
+mod error;
+mod hooks;
+mod policies;
+mod proof;
+mod ring;
+mod shared;
+
+use std::{
+    collections::HashSet,
+    fmt,
+    fs::OpenOptions,
+    io,
+    ops::Index,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{PerCpuArray, RingBuf},
+    programs::{RawTracePointRunOptions, TestRun},
+};
+use monitor_common::{
+    limits::SCRATCH_SLOTS_PER_CPU,
+    offsets::{ABSENT, Offsets},
+    policy::{Label, tag_flags},
+    record::counter,
+};
+
+pub use cgroup::mount_point as cgroup2_mount_point;
+pub use error::KernelError;
+pub use policies::Slot;
+pub use ring::{Ring, Rings};
+
+use crate::rules::Compiled;
+
+/// The kernel programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mcp-monitor.bpf.o"));
+
+/// How the kernel is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// BPF LSM: judged before it happens, refused with EPERM. Needs `bpf` in the kernel's list.
+    Lsm,
+    /// Tracepoints and cgroup hooks: network refused, files and exec judged after the call, and
+    /// the tree killed.
+    Tracepoint,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lsm => "lsm",
+            Self::Tracepoint => "tracepoint",
+        })
+    }
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "lsm" => Ok(Self::Lsm),
+            "tracepoint" => Ok(Self::Tracepoint),
+            other => Err(format!("{other}: no such backend: lsm or tracepoint")),
+        }
+    }
+}
+
+/// How to load.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The backend, or `None` for the best that works.
+    pub backend: Option<Backend>,
+}
+
+/// The kernel programs at work.
+pub struct Kernel {
+    ebpf: Ebpf,
+    backend: Backend,
+    hooks: Vec<String>,
+    policies: policies::Policies,
+    counters: PerCpuArray<aya::maps::MapData, u64>,
+    rings: Option<Rings>,
+    /// Counters after the proof, which are not the user's.
+    baseline: Counters,
+    /// Directories above labelled paths that are done, with their bits.
+    above: HashSet<(PathBuf, u32)>,
+    /// Why the better backend was passed over.
+    passed_over: Option<String>,
+}
+
+/// The kernel's counters, see [`counter`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters([u64; counter::COUNT as usize]);
+
+impl Index<u32> for Counters {
+    type Output = u64;
+
+    fn index(&self, counter: u32) -> &u64 {
+        &self.0[counter as usize]
+    }
+}
+
+impl Kernel {
+    /// Loads, attaches and proves a backend.
+    ///
+    /// # Errors
+    /// When the kernel refuses; nothing stays attached.
+    pub fn load(options: &Options) -> Result<Self, KernelError> {
+        // SAFETY: geteuid has no preconditions.
+        if unsafe { libc::geteuid() } != 0 {
+            return Err(KernelError::Privileges);
+        }
+        let layouts = btf::Btf::of_kernel()?;
+        if let Some(backend) = options.backend {
+            return Self::load_backend(backend, &layouts);
+        }
+        match Self::load_backend(Backend::Lsm, &layouts) {
+            Ok(kernel) => Ok(kernel),
+            Err(error) => {
+                let mut kernel = Self::load_backend(Backend::Tracepoint, &layouts)?;
+                kernel.passed_over = Some(error.to_string());
+                Ok(kernel)
+            }
+        }
+    }
+
+    fn load_backend(backend: Backend, layouts: &btf::Btf) -> Result<Self, KernelError> {
+        let offsets = offsets(layouts)?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::Cgroup(error))? as u32;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("OFFSETS", &offsets, true)
+            .map_max_entries("SCRATCH", cpus * SCRATCH_SLOTS_PER_CPU)
+            .load(OBJECT)
+            .map_err(Box::new)?;
+        let counters = policies::take(&mut ebpf, "COUNTERS")?.try_into();
+        let mut kernel = Self {
+            backend,
+            policies: policies::Policies::new(&mut ebpf)?,
+            counters: counters.map_err(KernelError::Map)?,
+            rings: Some(Rings {
+                events: ring(&mut ebpf, "EVENTS")?,
+                violations: ring(&mut ebpf, "VIOLATIONS")?,
+            }),
+            baseline: Counters::default(),
+            hooks: Vec::new(),
+            above: HashSet::new(),
+            passed_over: None,
+            ebpf,
+        };
+        hooks::load_controls(&mut kernel.ebpf)?;
+        kernel.hooks = hooks::attach(&mut kernel.ebpf, backend, layouts)?;
+        proof::run(&mut kernel)?;
+        kernel.forget_proof()?;
+        Ok(kernel)
+    }
+
+    fn forget_proof(&mut self) -> Result<(), KernelError> {
+        if let Some(rings) = &mut self.rings {
+            while rings.violations.next().is_some() {}
+            while rings.events.next().is_some() {}
+        }
+        self.baseline = self.raw_counters()?;
+        Ok(())
+    }
+
+    /// The backend at work.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Attached hooks, for headers.
+    pub fn hooks(&self) -> &[String] {
+        &self.hooks
+    }
+
+    /// Why the lsm backend was passed over, when the choice was ours.
+    pub fn passed_over(&self) -> Option<&str> {
+        self.passed_over.as_deref()
+    }
+
+    /// Puts a policy into the maps, not yet in force.
+    ///
+    /// # Errors
+    /// When a map is full; nothing stays behind.
+    pub fn install(&mut self, id: u32, compiled: &Compiled) -> Result<Slot, KernelError> {
+        let parts = policies::Parts {
+            policy: &compiled.policy,
+            tables: &compiled.tables,
+            addresses: &compiled.addresses,
+        };
+        self.policies.install(id, &parts)
+    }
+
+    /// Puts an installed policy in force for an instance, by one store; also replaces.
+    ///
+    /// # Errors
+    /// When too many instances run.
+    pub fn bind(&mut self, instance: u32, slot: Slot) -> Result<(), KernelError> {
+        self.policies.bind(instance, slot).map(drop)
+    }
+
+    /// Frees a policy that no instance is bound to, after a grace period.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map update.
+    pub fn retire(&mut self, slot: Slot) -> Result<(), KernelError> {
+        self.policies.retire(slot)
+    }
+
+    /// Tags a waiting child; what it executes first was asked for by the person.
+    ///
+    /// # Errors
+    /// When the instance is not bound or the tag table is full.
+    pub fn tag(&mut self, tgid: u32, instance: u32) -> Result<(), KernelError> {
+        let position = self.policies.position(instance).ok_or(KernelError::Unbound(instance))?;
+        let arguments = [tgid, instance, position, tag_flags::LAUNCH].map(u64::from);
+        match self.control("control_tag", &arguments)? {
+            0 => Ok(()),
+            _ => Err(KernelError::Tag(tgid)),
+        }
+    }
+
+    /// Forgets an instance that has no process left.
+    ///
+    /// # Errors
+    /// None today; the kernel may come to refuse.
+    pub fn release(&mut self, instance: u32) -> Result<(), KernelError> {
+        self.policies.release(instance);
+        Ok(())
+    }
+
+    /// Labels the inode at `path`, and marks the directories above it. The kernel writes the key,
+    /// so that it is the one the hooks see.
+    ///
+    /// # Errors
+    /// When the path cannot be opened or the label table is full.
+    pub fn label(&mut self, path: &Path, label: Label) -> Result<(), KernelError> {
+        self.label_one(path, label)?;
+        let above = label.own | label.beneath;
+        for directory in path.ancestors().skip(1) {
+            if self.above.insert((directory.to_owned(), above)) {
+                self.label_one(directory, Label { above, ..Label::default() })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn label_one(&mut self, path: &Path, label: Label) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Label { path: path.display().to_string(), source };
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(failed)?;
+        let bits = [label.own, label.beneath, label.above].map(u64::from);
+        let arguments = [file.as_raw_fd() as u64, bits[0], bits[1], bits[2]];
+        match self.control("control_label", &arguments)? {
+            0 => Ok(()),
+            _ => Err(failed(io::Error::other("the label table is full"))),
+        }
+    }
+
+    fn control(&mut self, name: &'static str, arguments: &[u64]) -> Result<u32, KernelError> {
+        let mut options = RawTracePointRunOptions::new();
+        options.args[..arguments.len()].copy_from_slice(arguments);
+        let program = hooks::control(&mut self.ebpf, name)?;
+        let result = program.test_run(options);
+        Ok(result.map_err(|error| KernelError::program(name, error))?.return_value)
+    }
+
+    /// What the kernel programs have counted since they were loaded.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Counters, KernelError> {
+        let mut counters = self.raw_counters()?;
+        for (value, base) in counters.0.iter_mut().zip(self.baseline.0) {
+            *value -= base;
+        }
+        Ok(counters)
+    }
+
+    fn raw_counters(&self) -> Result<Counters, KernelError> {
+        let mut counters = Counters::default();
+        for (index, value) in counters.0.iter_mut().enumerate() {
+            let by_cpu = self.counters.get(&(index as u32), 0).map_err(KernelError::Map)?;
+            *value = by_cpu.iter().sum();
+        }
+        Ok(counters)
+    }
+
+    /// The rings, for the one consumer.
+    ///
+    /// # Errors
+    /// When they have been taken already.
+    pub fn take_rings(&mut self) -> Result<Rings, KernelError> {
+        self.rings.take().ok_or(KernelError::MissingMap("EVENTS"))
+    }
+}
+
+fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<Ring, KernelError> {
+    let map = policies::take(ebpf, name)?;
+    Ok(Ring(RingBuf::try_from(map).map_err(KernelError::Map)?))
+}
+
+fn offsets(layouts: &btf::Btf) -> Result<Offsets, KernelError> {
+    let mut missing = None;
+    let offsets = Offsets::look_up(|structure, member| {
+        layouts.offset(structure, member).unwrap_or_else(|| {
+            missing = Some(format!("{structure}.{member}"));
+            ABSENT
+        })
+    });
+    missing.map_or(Ok(offsets), |field| Err(KernelError::MissingField(field)))
+}

@@ -8,13 +8,22 @@ use anyhow::{Context, Result};
 use crate::Lab;
 
 crate::tests! {
-    both: [kernel_describes_its_types, unified_cgroups_are_mounted],
+    both: [kernel_describes_its_types, preemption_is_as_booted, unified_cgroups_are_mounted],
     lsm: [bpf_is_among_the_lsms],
 }
 
 fn kernel_describes_its_types(_: &Lab) -> Result<()> {
     let btf = fs::metadata("/sys/kernel/btf/vmlinux").context("no BTF: kernel too old")?;
     assert!(btf.len() > 1 << 20, "BTF of {} bytes", btf.len());
+    Ok(())
+}
+
+fn preemption_is_as_booted(_: &Lab) -> Result<()> {
+    let command_line = fs::read_to_string("/proc/cmdline")?;
+    if command_line.contains("preempt=full") {
+        let modes = fs::read_to_string("/sys/kernel/debug/sched/preempt").context("debugfs")?;
+        assert!(modes.contains("(full)"), "preemption modes: {modes}");
+    }
     Ok(())
 }
 

@@ -1,0 +1,242 @@
+//! Policies in the maps: room for their tables, shared by content, and the one store that puts a
+//! policy in force.
+
+use std::collections::HashMap;
+
+use aya::{
+    Ebpf,
+    maps::{Array, LpmTrie, Map, MapData, lpm_trie::Key},
+};
+use monitor_common::{
+    automaton::{ByteClasses, Row},
+    limits::{CLASS_TABLES_MAX, INSTANCES_MAX, POLICIES_MAX, ROWS_MAX},
+    network::{AddressKey, AddressRules, TABLE_BITS},
+    policy::{InstanceState, Policy, TableRef},
+};
+
+use super::{KernelError, shared::Shared};
+use crate::rules::Automaton;
+
+/// A policy in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(u32);
+
+/// Word of [`InstanceState`] that holds the policy's slot.
+const POLICY_WORD: usize = 0;
+/// Word of [`InstanceState`] that holds the sentence.
+const DOOMED_WORD: usize = 1;
+
+/// What the maps hold of one policy.
+pub struct Parts<'a> {
+    /// Verdicts, sets, mode.
+    pub policy: &'a Policy,
+    /// At most [`monitor_common::policy::TABLES`] automata; those without rows are absent.
+    pub tables: &'a [Automaton],
+    /// Bits of the address prefix, address, port rules.
+    pub addresses: &'a [(u8, [u8; 16], AddressRules)],
+}
+
+struct Table {
+    place: TableRef,
+    rows: u32,
+    users: u32,
+}
+
+struct Installed {
+    digests: Vec<[u8; 32]>,
+    keys: Vec<Key<AddressKey>>,
+}
+
+/// The maps that hold policies, and what is free in them.
+pub struct Policies {
+    policies: Array<MapData, Policy>,
+    classes: Array<MapData, ByteClasses>,
+    addresses: LpmTrie<MapData, AddressKey, AddressRules>,
+    rows: Shared<Row>,
+    instances: Shared<InstanceState>,
+    free_rows: Vec<(u32, u32)>,
+    free_classes: Vec<u32>,
+    free_slots: Vec<u32>,
+    free_instances: Vec<u32>,
+    tables: HashMap<[u8; 32], Table>,
+    installed: HashMap<u32, Installed>,
+    positions: HashMap<u32, u32>,
+}
+
+impl Policies {
+    /// Takes the maps.
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let rows = Shared::map(array_data(ebpf, "ROWS")?)?;
+        let instances = Shared::map(array_data(ebpf, "INSTANCES")?)?;
+        Ok(Self {
+            policies: take(ebpf, "POLICIES")?.try_into().map_err(KernelError::Map)?,
+            classes: take(ebpf, "BYTE_CLASSES")?.try_into().map_err(KernelError::Map)?,
+            addresses: take(ebpf, "ADDRESSES")?.try_into().map_err(KernelError::Map)?,
+            rows,
+            instances,
+            // Row 0 stays empty: a table there would look absent.
+            free_rows: vec![(1, ROWS_MAX - 1)],
+            free_classes: (0..CLASS_TABLES_MAX).rev().collect(),
+            free_slots: (1..POLICIES_MAX).rev().collect(),
+            free_instances: (0..INSTANCES_MAX).rev().collect(),
+            tables: HashMap::new(),
+            installed: HashMap::new(),
+            positions: HashMap::new(),
+        })
+    }
+
+    /// Puts a policy into the maps under a number that no policy had before; it is not in force
+    /// until an instance is bound to it.
+    ///
+    /// # Errors
+    /// When a map is full. Nothing of the policy stays behind then.
+    pub fn install(&mut self, id: u32, parts: &Parts<'_>) -> Result<Slot, KernelError> {
+        let slot = self.free_slots.pop().ok_or(KernelError::Full("policies"))?;
+        let mut installed = Installed { digests: Vec::new(), keys: Vec::new() };
+        let written = self.write(slot, id, parts, &mut installed);
+        self.installed.insert(slot, installed);
+        match written {
+            Ok(()) => Ok(Slot(slot)),
+            Err(error) => {
+                self.remove(Slot(slot))?;
+                Err(error)
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        slot: u32,
+        id: u32,
+        parts: &Parts<'_>,
+        installed: &mut Installed,
+    ) -> Result<(), KernelError> {
+        let mut policy = Policy { id, network: id, ..*parts.policy };
+        for (place, table) in policy.tables.iter_mut().zip(parts.tables) {
+            *place = self.table(table)?;
+            if place.base != 0 {
+                installed.digests.push(table.digest);
+            }
+        }
+        for (bits, address, rules) in parts.addresses {
+            let data = AddressKey { table: id, address: *address };
+            let key = Key::new(TABLE_BITS + u32::from(*bits), data);
+            self.addresses.insert(&key, rules, 0).map_err(KernelError::Map)?;
+            installed.keys.push(key);
+        }
+        self.policies.set(slot, policy, 0).map_err(KernelError::Map)
+    }
+
+    fn table(&mut self, automaton: &Automaton) -> Result<TableRef, KernelError> {
+        let rows = automaton.rows.len() as u32;
+        if rows == 0 {
+            return Ok(TableRef::default());
+        }
+        if let Some(table) = self.tables.get_mut(&automaton.digest) {
+            table.users += 1;
+            return Ok(table.place);
+        }
+        let free = self.free_rows.iter_mut().find(|(_, free)| *free >= rows);
+        let (start, length) = free.ok_or(KernelError::Full("automaton rows"))?;
+        let classes = self.free_classes.pop().ok_or(KernelError::Full("byte classes"))?;
+        let place = TableRef { base: *start, classes };
+        *start += rows;
+        *length -= rows;
+        self.tables.insert(automaton.digest, Table { place, rows, users: 1 });
+        self.classes.set(classes, automaton.classes, 0).map_err(KernelError::Map)?;
+        self.rows.write(place.base, &automaton.rows);
+        Ok(place)
+    }
+
+    /// Puts a policy in force for an instance by one store; the instance's first policy makes it
+    /// known to the kernel.
+    ///
+    /// # Errors
+    /// When too many instances run.
+    pub fn bind(&mut self, instance: u32, slot: Slot) -> Result<u32, KernelError> {
+        let position = match self.positions.get(&instance) {
+            Some(position) => *position,
+            None => {
+                let free = self.free_instances.pop();
+                let position = free.ok_or(KernelError::Full("instances"))?;
+                self.instances.store(position, DOOMED_WORD, 0);
+                self.positions.insert(instance, position);
+                position
+            }
+        };
+        self.instances.store(position, POLICY_WORD, slot.0);
+        Ok(position)
+    }
+
+    /// Where an instance stands in its map.
+    pub fn position(&self, instance: u32) -> Option<u32> {
+        self.positions.get(&instance).copied()
+    }
+
+    /// Forgets an instance that has no process left.
+    pub fn release(&mut self, instance: u32) {
+        if let Some(position) = self.positions.remove(&instance) {
+            self.instances.store(position, POLICY_WORD, 0);
+            self.free_instances.push(position);
+        }
+    }
+
+    /// Removes a policy that is no longer in force, once no hook can still be reading it.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map update.
+    pub fn retire(&mut self, slot: Slot) -> Result<(), KernelError> {
+        // SAFETY: membarrier touches no memory. MEMBARRIER_CMD_GLOBAL is synchronize_rcu (kernel/
+        // sched/membarrier.c), and hooks run inside an RCU read-side section.
+        let waited =
+            unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+        if waited != 0 {
+            return Err(KernelError::Grace(std::io::Error::last_os_error()));
+        }
+        self.remove(slot)
+    }
+
+    fn remove(&mut self, slot: Slot) -> Result<(), KernelError> {
+        let Some(installed) = self.installed.remove(&slot.0) else { return Ok(()) };
+        for digest in installed.digests {
+            self.release_table(digest);
+        }
+        for key in installed.keys {
+            self.addresses.remove(&key).map_err(KernelError::Map)?;
+        }
+        self.free_slots.push(slot.0);
+        Ok(())
+    }
+
+    fn release_table(&mut self, digest: [u8; 32]) {
+        let Some(table) = self.tables.get_mut(&digest) else { return };
+        table.users -= 1;
+        if table.users > 0 {
+            return;
+        }
+        let (place, rows) = (table.place, table.rows);
+        self.tables.remove(&digest);
+        self.free_classes.push(place.classes);
+        self.free_rows.push((place.base, rows));
+        self.free_rows.sort_unstable();
+        self.free_rows.dedup_by(|next, previous| {
+            let adjacent = previous.0 + previous.1 == next.0;
+            if adjacent {
+                previous.1 += next.1;
+            }
+            adjacent
+        });
+    }
+}
+
+/// Takes a map out of the object.
+pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or(KernelError::MissingMap(name))
+}
+
+fn array_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, KernelError> {
+    match ebpf.map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(KernelError::MissingMap(name)),
+    }
+}

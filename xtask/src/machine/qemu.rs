@@ -1,0 +1,117 @@
+//! Booting a test machine and listening to it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::Kernel;
+use crate::command::find;
+use crate::workspace;
+
+/// One boot of the matrix.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// A short name: begins the lines of its output, and its console's file.
+    pub name: String,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Whether tasks are preempted inside hooks, too (`preempt=full`).
+    pub preempt_full: bool,
+    /// What runs in it, found on its PATH: `end-to-end`, `mcp-monitor`, busybox's tools.
+    pub command: Vec<String>,
+    /// How long it may take in all.
+    pub timeout: Duration,
+}
+
+/// Boots the image (whose changes are thrown away), hands every line of the command's output on,
+/// and returns its exit code.
+pub fn boot(what: &Boot, image: &Path, mut line: impl FnMut(&str)) -> Result<i32> {
+    let console = workspace::target().join(format!("machine/{}.console", what.name));
+    let mut machine = Machine::start(what, image, &console)?;
+    let output = machine.0.stdout.take().context("QEMU has no output")?;
+    let (sender, receiver) = mpsc::channel();
+    // Ends with QEMU, which closes its output.
+    let reader = thread::spawn(move || {
+        for bytes in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let _ = sender.send(String::from_utf8_lossy(&bytes).trim_end().to_owned());
+        }
+    });
+    let deadline = Instant::now() + what.timeout;
+    let mut code = None;
+    loop {
+        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(text) => match text.strip_prefix("init: exit code ") {
+                Some(number) => code = number.parse().ok(),
+                None => line(&text),
+            },
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                drop(machine);
+                bail!("{} not done after {:?}: {}", what.name, what.timeout, tail(&console));
+            }
+        }
+    }
+    reader.join().ok();
+    code.with_context(|| format!("{} ended before its command: {}", what.name, tail(&console)))
+}
+
+/// A running QEMU, ended when dropped.
+struct Machine(Child);
+
+impl Machine {
+    fn start(what: &Boot, image: &Path, console: &Path) -> Result<Self> {
+        let qemu = find("qemu-system-x86_64");
+        let qemu = qemu.context("qemu-system-x86_64 is missing: run `cargo xtask setup`")?;
+        let preempt = if what.preempt_full { " preempt=full" } else { "" };
+        let append = format!(
+            "root=/dev/nvme0n1 rw init=/init console=ttyS0 quiet panic=-1{preempt} -- {}",
+            command_line(&what.command)?
+        );
+        let mut command = Command::new(qemu);
+        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
+        command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+        command.args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"]);
+        command.args(["-device", "nvme,drive=disk,serial=1", "-drive"]);
+        command.arg(format!("file={},format=raw,if=none,id=disk,snapshot=on", image.display()));
+        command.arg("-kernel").arg(what.kernel.image()?).args(["-append", &append]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Ok(Self(command.spawn().context("cannot start QEMU")?))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It is gone already unless the time was up; both calls then do nothing.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A command as the kernel hands it to init: words apart by spaces, quoted where they hold some.
+fn command_line(command: &[String]) -> Result<String> {
+    // The kernel panics where init has more arguments than this.
+    const MOST: usize = 32;
+    if command.len() >= MOST || command.iter().any(|word| word.contains('"')) {
+        bail!("a machine's command has at most {MOST} words and no quotation marks: {command:?}");
+    }
+    let words = command.iter().map(|word| match word.contains(' ') {
+        true => format!("\"{word}\""),
+        false => word.clone(),
+    });
+    Ok(words.collect::<Vec<_>>().join(" "))
+}
+
+/// The last lines of the kernel's console, where a panic stands.
+fn tail(console: &Path) -> String {
+    let text = fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(30)..];
+    format!("{} says:\n{}", console.display(), last.join("\n"))
+}

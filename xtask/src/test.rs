@@ -1,0 +1,214 @@
+//! `cargo xtask test` and `vm-test`: unit tests, then the same end-to-end tests on this machine
+//! and in the test machines.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::command::{as_root, cargo, run, say};
+use crate::machine::{Boot, Kernel, boot, build_image};
+use crate::results::{Matrix, Results};
+use crate::{build, setup, workspace};
+
+/// A boot is three seconds; the rest is for the tests.
+const MACHINE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+/// Which boots, and which tests in them. Without options: the whole matrix.
+#[derive(Args)]
+pub struct Selection {
+    /// Only this kernel: 6.1 or 6.12
+    #[arg(long)]
+    kernel: Option<Kernel>,
+    /// Only the boot with `preempt=full`, under which hooks are preempted, too
+    #[arg(long)]
+    preempt_full: bool,
+    /// Only this backend: lsm or tracepoint
+    #[arg(long)]
+    backend: Option<String>,
+    /// Only the tests whose name holds this
+    filter: Option<String>,
+}
+
+impl Selection {
+    /// The boots and their backends: each kernel with each, and the newest once with `preempt=full`.
+    fn boots(&self) -> Vec<(Boot, String)> {
+        let boot = |kernel, backend: &str, preempt_full| {
+            let preempt = if preempt_full { "-preempt" } else { "" };
+            let name = format!("{kernel}{preempt}-{backend}");
+            let mut command = vec!["end-to-end".to_owned(), "--backend".to_owned()];
+            command.push(backend.to_owned());
+            command.extend(self.filter.clone());
+            let boot = Boot { name, kernel, preempt_full, command, timeout: MACHINE_TIMEOUT };
+            (boot, backend.to_owned())
+        };
+        let kernels = self.kernel.map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel]);
+        let backends = match self.backend.as_deref() {
+            Some(backend) => vec![backend],
+            None if self.preempt_full => vec!["lsm"],
+            None => vec!["lsm", "tracepoint"],
+        };
+        let plain = self.kernel.is_none() && self.backend.is_none() && !self.preempt_full;
+        let mut boots = Vec::new();
+        for kernel in kernels {
+            for backend in &backends {
+                boots.push(boot(kernel, backend, self.preempt_full));
+            }
+        }
+        if plain {
+            boots.push(boot(Kernel::V6_12, "lsm", true));
+        }
+        boots
+    }
+}
+
+/// Everything: unit tests, end-to-end tests here, end-to-end tests on the matrix.
+pub fn everything() -> Result<()> {
+    setup::everything()?;
+    let mut results = Results::new();
+    let programs = programs()?;
+    unit(&mut results)?;
+    let mut runs = vec![("host-tracepoint".to_owned(), "tracepoint".to_owned())];
+    host(&mut results, &runs[0].0)?;
+    let selection = Selection { kernel: None, preempt_full: false, backend: None, filter: None };
+    runs.extend(machines(&mut results, &selection, &programs)?);
+    results.refuse_untested(&Matrix { runs: &runs });
+    finish(&results)
+}
+
+/// The end-to-end tests on the test machines alone.
+pub fn on_machines(selection: &Selection) -> Result<()> {
+    setup::machines()?;
+    let mut results = Results::new();
+    let programs = programs()?;
+    machines(&mut results, selection, &programs)?;
+    finish(&results)
+}
+
+/// A command on a test machine, for a look by hand.
+#[derive(Args)]
+pub struct OnMachine {
+    /// The kernel: 6.1 or 6.12
+    #[arg(long, default_value_t = Kernel::V6_12)]
+    kernel: Kernel,
+    /// Boot with `preempt=full`
+    #[arg(long)]
+    preempt_full: bool,
+    /// The command; `mcp-monitor`, `actor`, `end-to-end` and busybox's tools are on the PATH
+    #[arg(required = true, last = true)]
+    command: Vec<String>,
+}
+
+/// Runs one command on a test machine and exits with its code.
+pub fn one_command(what: OnMachine) -> Result<()> {
+    setup::machines()?;
+    let image = build_image(&programs()?)?;
+    let OnMachine { kernel, preempt_full, command } = what;
+    let name = format!("{kernel}-command");
+    let plan = Boot { name, kernel, preempt_full, command, timeout: MACHINE_TIMEOUT };
+    std::process::exit(boot(&plan, &image, |line| println!("{line}"))?);
+}
+
+/// Builds what the tests run and returns it: the agent, the tests, the actor, the machines' init.
+fn programs() -> Result<Vec<PathBuf>> {
+    let agent = build::agent()?;
+    let mut build = build::static_cargo("build");
+    run(build.args(["--release", "--package", "end-to-end"]))?;
+    let folder = workspace::target().join(build::HOST).join("release");
+    let tests = ["end-to-end", "actor", "init"].map(|name| folder.join(name));
+    Ok(std::iter::once(agent).chain(tests).collect())
+}
+
+fn unit(results: &mut Results) -> Result<()> {
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--no-fail-fast"]);
+    tests.env("MCP_MONITOR_BPF_OBJECT", workspace::bpf_object());
+    listen(results, "unit", &mut tests)
+}
+
+fn host(results: &mut Results, name: &str) -> Result<()> {
+    let tests = workspace::target().join(build::HOST).join("release/end-to-end");
+    let mut command = as_root(&tests);
+    command.args(["--backend", "tracepoint"]).env("RUST_BACKTRACE", "1");
+    listen(results, name, &mut command)
+}
+
+/// Runs tests, passes their output on and takes their results.
+fn listen(results: &mut Results, name: &str, command: &mut Command) -> Result<()> {
+    say(format!("{name}: {:?}", command.get_program()));
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start the tests")?;
+    let stdout = child.stdout.take().context("the tests have no output")?;
+    for bytes in BufReader::new(stdout).split(b'\n') {
+        let line = String::from_utf8_lossy(&bytes?).into_owned();
+        println!("{line}");
+        results.line(name, &line);
+    }
+    let status = child.wait()?;
+    if !status.success() && !results.has_failed(name) {
+        results.broke_off(name, &format!("broke off: {status}"));
+    }
+    Ok(())
+}
+
+/// Boots the selection, as many machines at a time as there are processors, and returns each
+/// run's name and backend.
+fn machines(
+    results: &mut Results,
+    selection: &Selection,
+    programs: &[PathBuf],
+) -> Result<Vec<(String, String)>> {
+    let image = build_image(programs)?;
+    let boots = selection.boots();
+    let next = AtomicUsize::new(0);
+    let shared = Mutex::new(results);
+    let workers = thread::available_parallelism().map_or(1, |cores| cores.get().min(boots.len()));
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((what, _)) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    machine(&shared, what, &image);
+                }
+            });
+        }
+    });
+    Ok(boots.into_iter().map(|(boot, backend)| (boot.name, backend)).collect())
+}
+
+fn machine(results: &Mutex<&mut Results>, what: &Boot, image: &Path) {
+    let name = &what.name;
+    let with_results = |act: &dyn Fn(&mut Results)| {
+        act(&mut results.lock().unwrap_or_else(PoisonError::into_inner));
+    };
+    let ended = boot(what, image, |line| {
+        if !line.is_empty() {
+            println!("[{name}] {line}");
+        }
+        with_results(&|results| results.line(name, line));
+    });
+    with_results(&|results| match &ended {
+        Ok(0) => {}
+        Ok(code) if !results.has_failed(name) => {
+            results.broke_off(name, &format!("broke off with exit code {code}"));
+        }
+        Ok(_) => {}
+        Err(error) => {
+            println!("[{name}] {error:#}");
+            results.broke_off(name, "the machine did not finish");
+        }
+    });
+}
+
+fn finish(results: &Results) -> Result<()> {
+    println!("{results}");
+    if results.failed() > 0 {
+        // The closing line is the last: no error message behind it.
+        std::process::exit(1);
+    }
+    Ok(())
+}
