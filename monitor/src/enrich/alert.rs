@@ -11,7 +11,7 @@ use monitor_common::{
 
 use super::table::Table;
 use crate::event::{
-    Alert, Body, Bytes, Contact, Enforced, Event, Observed, Shown, Violation, shown,
+    Alert, Body, Bytes, Contact, Enforced, Event, Observed, Shown, Violation, printable,
 };
 
 /// Identical violations within this time of an alert are counted into the next one.
@@ -278,10 +278,9 @@ fn deed(body: &Body) -> &'static str {
 
 fn ground(violation: &Violation) -> String {
     let decision = violation.decision;
-    let rule = violation
-        .rule
-        .as_ref()
-        .map(|rule| format!(" ({}:{} {})", shown(&rule.file), rule.line, shown(&rule.text)));
+    let rule = violation.rule.as_ref().map(|rule| {
+        format!(" ({}:{} {})", printable(&rule.file), rule.line, printable(&rule.text))
+    });
     let rule = rule.unwrap_or_default();
     match decision.reason {
         reason::SET => format!("it is in the set {}{rule}", set::NAMES[usize::from(decision.set)]),
