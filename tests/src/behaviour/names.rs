@@ -20,6 +20,7 @@ crate::tests! {
         replacing_a_persistence_file_is_judged_as_a_change,
         mounts_are_ways_out,
         path_beyond_the_bounds_is_refused,
+        detached_mount_does_not_take_on_an_allowed_name,
     ],
 }
 
@@ -145,6 +146,16 @@ sets = { secrets = "deny", sensitive = "allow", persistence = "allow", mcp_confi
     let outcome = lab.run(Mode::Enforce).actor(words)?;
     ensure!(outcome.events.violations().any(|event| event.kind() == "change"), "{outcome}");
     ensure!(token.exists() == (lab.backend() == Backend::Lsm), "{outcome}");
+    if !token.exists() {
+        fs::rename(&moved, &ancestor)?;
+    }
+    // The same by an exchange, from the other side.
+    fs::create_dir(lab.path("empty"))?;
+    let empty = lab.path("empty");
+    let words = ["exchange".as_ref(), empty.as_os_str(), ancestor.as_os_str()];
+    let outcome = lab.run(Mode::Enforce).actor(words)?;
+    ensure!(outcome.events.violations().any(|event| event.kind() == "change"), "{outcome}");
+    ensure!(token.exists() == (lab.backend() == Backend::Lsm), "{outcome}");
     Ok(())
 }
 
@@ -217,4 +228,38 @@ fn deep_make(lab: &Lab, top: &Path, levels: &str, length: &str) -> Result<()> {
 fn deep_read(lab: &Lab, top: &Path, levels: &str, length: &str) -> Result<crate::Outcome> {
     let words = ["deep-read".as_ref(), top.as_os_str(), levels.as_ref(), length.as_ref()];
     lab.run(Mode::Enforce).actor(words)
+}
+
+/// What may be read and executed is named from the root.
+const ROOTED: &str = r#"
+[files]
+read = ["/srv/e2e-allowed/**", "${HOME}/plain/**"]
+[exec]
+allow = ["/srv/e2e-allowed/**"]
+[response]
+unlisted = { read = "deny", write = "allow", exec = "deny", connect = "allow", listen = "allow", unix = "allow" }
+sets = { secrets = "allow", sensitive = "allow", persistence = "allow", mcp_config = "allow", processes = "allow", escape = "allow", metadata = "allow" }
+"#;
+
+fn detached_mount_does_not_take_on_an_allowed_name(lab: &Lab) -> Result<()> {
+    lab.policy(ROOTED)?;
+    let tree = lab.path("tree");
+    let program = lab.file("tree/srv/e2e-allowed/program", "")?;
+    fs::copy(lab.actor()?, &program)?;
+    let plain = lab.file("plain/notes", "plain\n")?;
+    let name = "srv/e2e-allowed/program";
+    let read = ["open-tree".as_ref(), tree.as_os_str(), name.as_ref()];
+    let exec = ["open-tree-exec".as_ref(), tree.as_os_str(), name.as_ref(), "say".as_ref()];
+    let exec: Vec<_> = exec.into_iter().chain(["hi".as_ref()]).collect();
+    for (words, category) in [(&read[..], "file_read"), (&exec[..], "exec")] {
+        let free = lab.actor_alone(words)?;
+        ensure!(free.starts_with("ok"), "without the monitor: {free}");
+        let outcome = lab.run(Mode::Enforce).actor(words)?;
+        let mut violations = outcome.events.violations();
+        ensure!(violations.any(|event| event.text("category") == category), "{outcome}");
+        ensure!(!outcome.stdout.starts_with("ok"), "{outcome}");
+    }
+    let twin = lab.run(Mode::Enforce).actor(["read".as_ref(), plain.as_os_str()])?;
+    ensure!(twin.stdout.starts_with("ok"), "{twin}");
+    twin.events.assert_quiet()
 }
