@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::env;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process;
+use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::leftovers;
 use crate::registry::{Backend, Skip};
-use crate::run::Run;
+use crate::run::{MARKER, Run};
 
 /// The name that [`Lab::policy`] gives the server under test.
 pub(crate) const SERVER: &str = "subject";
@@ -125,6 +126,17 @@ impl Lab {
     /// The program that performs the techniques.
     pub fn actor(&self) -> Result<PathBuf> {
         beside("actor")
+    }
+
+    /// Runs the actor without the monitor and returns what it wrote.
+    pub fn actor_alone<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<String> {
+        let mut command = Command::new(self.actor()?);
+        command.args(arguments).current_dir(self.home()).env(MARKER, self.marker());
+        let output = command.output().context("cannot run the actor")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Where the unified cgroup hierarchy is mounted.

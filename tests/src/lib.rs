@@ -50,6 +50,7 @@
 
 pub mod behaviour;
 mod events;
+pub mod guard;
 mod lab;
 mod leftovers;
 mod registry;

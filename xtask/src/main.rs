@@ -1,12 +1,15 @@
-//! Development tasks: `cargo xtask setup | build | test | vm-test`.
+//! Development tasks: `cargo xtask setup | build | test | vm-test | vm-run | check`.
 //!
 //! Each command does by itself what it needs of the ones before it, so that `cargo xtask test` on
 //! a fresh clone sets up, builds and tests. Nothing here depends on the agent's crates: the tasks
 //! must work while those do not compile.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 mod build;
+mod check;
 mod command;
 mod ebpf;
 mod machine;
@@ -33,13 +36,29 @@ enum Task {
     Test,
     /// Run the end-to-end tests on the kernels of the matrix
     VmTest(test::Selection),
+    /// Check formatting, lints and documentation, with warnings denied
+    Check,
+    /// Run a command on a kernel of the matrix: `vm-run --kernel 6.1 -- sh -c "uname -a"`
+    VmRun(test::OnMachine),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            command::say(format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> anyhow::Result<()> {
+    match task {
         Task::Setup => setup::everything(),
         Task::Build => build::agent().map(drop),
         Task::Test => test::everything(),
         Task::VmTest(selection) => test::on_machines(&selection),
+        Task::Check => check::everything(),
+        Task::VmRun(what) => test::one_command(what),
     }
 }

@@ -37,12 +37,16 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The boots: each kernel with each backend, and the newest once with `preempt=full`.
-    fn boots(&self) -> Vec<Boot> {
+    /// The boots and their backends: each kernel with each, and the newest once with `preempt=full`.
+    fn boots(&self) -> Vec<(Boot, String)> {
         let boot = |kernel, backend: &str, preempt_full| {
-            let backend = backend.to_owned();
-            let filter = self.filter.clone();
-            Boot { kernel, preempt_full, backend, filter, timeout: MACHINE_TIMEOUT }
+            let preempt = if preempt_full { "-preempt" } else { "" };
+            let name = format!("{kernel}{preempt}-{backend}");
+            let mut command = vec!["end-to-end".to_owned(), "--backend".to_owned()];
+            command.push(backend.to_owned());
+            command.extend(self.filter.clone());
+            let boot = Boot { name, kernel, preempt_full, command, timeout: MACHINE_TIMEOUT };
+            (boot, backend.to_owned())
         };
         let kernels = self.kernel.map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel]);
         let backends = match self.backend.as_deref() {
@@ -85,6 +89,33 @@ pub fn on_machines(selection: &Selection) -> Result<()> {
     let programs = programs()?;
     machines(&mut results, selection, &programs)?;
     finish(&results)
+}
+
+/// A command on a test machine, for a look by hand.
+#[derive(Args)]
+pub struct OnMachine {
+    /// The kernel: 6.1 or 6.12
+    #[arg(long, default_value_t = Kernel::V6_12)]
+    kernel: Kernel,
+    /// Boot with `preempt=full`
+    #[arg(long)]
+    preempt_full: bool,
+    /// Put this program on its PATH, too; it must be static
+    #[arg(long)]
+    with: Vec<PathBuf>,
+    /// The command; `mcp-monitor`, `actor`, `end-to-end` and busybox's tools are on the PATH
+    #[arg(required = true, last = true)]
+    command: Vec<String>,
+}
+
+/// Runs one command on a test machine and exits with its code.
+pub fn one_command(what: OnMachine) -> Result<()> {
+    setup::machines()?;
+    let OnMachine { kernel, preempt_full, with, command } = what;
+    let image = build_image(&[programs()?, with].concat())?;
+    let name = format!("{kernel}-command");
+    let plan = Boot { name, kernel, preempt_full, command, timeout: MACHINE_TIMEOUT };
+    std::process::exit(boot(&plan, &image, |line| println!("{line}"))?);
 }
 
 /// Builds what the tests run and returns it: the agent, the tests, the actor, the machines' init.
@@ -143,17 +174,17 @@ fn machines(
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some(what) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some((what, _)) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
                     machine(&shared, what, &image);
                 }
             });
         }
     });
-    Ok(boots.iter().map(|boot| (boot.name(), boot.backend.clone())).collect())
+    Ok(boots.into_iter().map(|(boot, backend)| (boot.name, backend)).collect())
 }
 
 fn machine(results: &Mutex<&mut Results>, what: &Boot, image: &Path) {
-    let name = what.name();
+    let name = &what.name;
     let with_results = |act: &dyn Fn(&mut Results)| {
         act(&mut results.lock().unwrap_or_else(PoisonError::into_inner));
     };
@@ -161,17 +192,17 @@ fn machine(results: &Mutex<&mut Results>, what: &Boot, image: &Path) {
         if !line.is_empty() {
             println!("[{name}] {line}");
         }
-        with_results(&|results| results.line(&name, line));
+        with_results(&|results| results.line(name, line));
     });
     with_results(&|results| match &ended {
         Ok(0) => {}
-        Ok(code) if !results.has_failed(&name) => {
-            results.broke_off(&name, &format!("broke off with exit code {code}"));
+        Ok(code) if !results.has_failed(name) => {
+            results.broke_off(name, &format!("broke off with exit code {code}"));
         }
         Ok(_) => {}
         Err(error) => {
             println!("[{name}] {error:#}");
-            results.broke_off(&name, "the machine did not finish");
+            results.broke_off(name, "the machine did not finish");
         }
     });
 }

@@ -10,7 +10,9 @@ use monitor_common::{
 };
 
 use super::table::Table;
-use crate::event::{Alert, Body, Bytes, Contact, Event, Observed, Shown, Violation, shown};
+use crate::event::{
+    Alert, Body, Bytes, Contact, Enforced, Event, Observed, Shown, Violation, printable,
+};
 
 /// Identical violations within this time of an alert are counted into the next one.
 const WINDOW_NS: u64 = 10_000_000_000;
@@ -276,10 +278,9 @@ fn deed(body: &Body) -> &'static str {
 
 fn ground(violation: &Violation) -> String {
     let decision = violation.decision;
-    let rule = violation
-        .rule
-        .as_ref()
-        .map(|rule| format!(" ({}:{} {})", shown(&rule.file), rule.line, shown(&rule.text)));
+    let rule = violation.rule.as_ref().map(|rule| {
+        format!(" ({}:{} {})", printable(&rule.file), rule.line, printable(&rule.text))
+    });
     let rule = rule.unwrap_or_default();
     match decision.reason {
         reason::SET => format!("it is in the set {}{rule}", set::NAMES[usize::from(decision.set)]),
@@ -304,6 +305,7 @@ fn outcome(violation: &Violation) -> &'static str {
         (true, ..) => "reported, enforce mode would kill the server",
         (_, enforced::NONE, verdict::KILL_TREE) => "the server is killed",
         (_, enforced::NONE, verdict::KILL) => "the process is killed",
+        (_, enforced::NONE, _) if violation.enforced == Enforced::Agent => "the server is killed",
         (_, enforced::NONE, _) => "seen too late to be denied",
         (_, enforced::DENIED, verdict::KILL_TREE) => "denied, the server is killed",
         (_, enforced::DENIED, verdict::KILL) => "denied, the process is killed",

@@ -162,12 +162,12 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-fn write_shown(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
+fn write_shown(f: &mut impl fmt::Write, c: char) -> fmt::Result {
     match c {
-        ' '..='~' => fmt::Write::write_char(f, c),
+        ' '..='~' => f.write_char(c),
         '\0'..='\x7f' => write!(f, "\\x{:02x}", u32::from(c)),
         _ if misleads(c) => write!(f, "\\u{{{:x}}}", u32::from(c)),
-        _ => fmt::Write::write_char(f, c),
+        _ => f.write_char(c),
     }
 }
 
@@ -182,12 +182,18 @@ fn misleads(c: char) -> bool {
         | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Text that is not byte text, for people's eyes.
-pub fn shown(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !text.contains('\\') {
+/// Text of our own in which names of others may stand, for people's eyes: what [`Shown`] escapes
+/// beside backslashes is escaped.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(|c| c.is_control() || misleads(c)) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(Shown::from(text).to_string())
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        // Writing to a String does not fail.
+        let _ = write_shown(&mut out, c);
+    }
+    Cow::Owned(out)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use monitor_common::{
     record::{Peer, Target},
 };
 
-pub use bytes::{Bytes, Shown, TextError, shown};
+pub use bytes::{Bytes, Shown, TextError, printable};
 pub use names::{Category, Enforced, family_name, protocol_name};
 pub use read::ParseError;
 pub use time::{format_ns as format_time, parse_ns as parse_time};

@@ -15,5 +15,15 @@ macro_rules! behaviours {
 }
 
 behaviours! {
+    addresses,
+    changes,
+    execs,
+    floods,
+    inside,
+    lineage,
     machine,
+    names,
+    opens,
+    processes,
+    unix_sockets,
 }

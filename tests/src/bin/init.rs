@@ -1,9 +1,9 @@
 //! Process 1 of the test machines that `cargo xtask vm-test` boots.
 //!
-//! Mounts what a distribution's init would, loads the modules in `/modules`, runs the end-to-end
-//! tests with the arguments behind `--` of the kernel's command line, writes their output to the
-//! second serial port (the first is the kernel's console), and powers off. Its last line,
-//! `init: exit code N`, says how the tests ended.
+//! Mounts what a distribution's init would, loads the modules in `/modules`, runs the command that
+//! stands behind `--` of the kernel's command line, writes its output to the second serial port
+//! (the first is the kernel's console), and powers off. Its last line, `init: exit code N`, says
+//! how the command ended.
 
 use std::ffi::{CString, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -64,6 +64,7 @@ fn prepare() -> Result<File> {
         load(&module.path())?;
     }
     loopback_up()?;
+    fs::write("/proc/sys/kernel/hostname", "test-machine").context("cannot name the machine")?;
     Ok(output)
 }
 
@@ -132,12 +133,14 @@ fn loopback_up() -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests and, as process 1 must, reaps whoever is orphaned meanwhile.
+/// Runs the command and, as process 1 must, reaps whoever is orphaned meanwhile.
 fn run(output: &File) -> Result<i32> {
-    let child = Command::new("/usr/lib/mcp-monitor-tests/end-to-end")
-        .args(env::args_os().skip(1))
+    let mut arguments = env::args_os().skip(1);
+    let program = arguments.next().context("the kernel's command line has no command behind --")?;
+    let child = Command::new(&program)
+        .args(arguments)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
+        .env("PATH", "/usr/lib/mcp-monitor-tests:/usr/sbin:/usr/bin")
         .env("HOME", "/root")
         .env("USER", "root")
         .env("RUST_BACKTRACE", "1")
@@ -146,13 +149,13 @@ fn run(output: &File) -> Result<i32> {
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?)
         .spawn()
-        .context("cannot start the tests")?;
+        .with_context(|| format!("cannot start {}", program.display()))?;
     loop {
         let mut status = 0;
         // SAFETY: the status is written where it points to.
         let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
         if ended < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
-            bail!("the tests are gone: {}", io::Error::last_os_error());
+            bail!("the command is gone: {}", io::Error::last_os_error());
         }
         if u32::try_from(ended) == Ok(child.id()) {
             return Ok(match libc::WIFEXITED(status) {

@@ -17,30 +17,22 @@ use crate::workspace;
 /// One boot of the matrix.
 #[derive(Clone, Debug)]
 pub struct Boot {
+    /// A short name: begins the lines of its output, and its console's file.
+    pub name: String,
     /// The kernel.
     pub kernel: Kernel,
     /// Whether tasks are preempted inside hooks, too (`preempt=full`).
     pub preempt_full: bool,
-    /// The backend under test.
-    pub backend: String,
-    /// Only the tests whose name holds this.
-    pub filter: Option<String>,
+    /// What runs in it, found on its PATH: `end-to-end`, `mcp-monitor`, busybox's tools.
+    pub command: Vec<String>,
     /// How long it may take in all.
     pub timeout: Duration,
 }
 
-impl Boot {
-    /// A short name for a line's beginning and for the console's file.
-    pub fn name(&self) -> String {
-        let preempt = if self.preempt_full { "-preempt" } else { "" };
-        format!("{}{preempt}-{}", self.kernel, self.backend)
-    }
-}
-
-/// Boots the image (whose changes are thrown away), hands every line of the tests' output on, and
-/// returns their exit code.
+/// Boots the image (whose changes are thrown away), hands every line of the command's output on,
+/// and returns its exit code.
 pub fn boot(what: &Boot, image: &Path, mut line: impl FnMut(&str)) -> Result<i32> {
-    let console = workspace::target().join(format!("machine/{}.console", what.name()));
+    let console = workspace::target().join(format!("machine/{}.console", what.name));
     let mut machine = Machine::start(what, image, &console)?;
     let output = machine.0.stdout.take().context("QEMU has no output")?;
     let (sender, receiver) = mpsc::channel();
@@ -61,12 +53,12 @@ pub fn boot(what: &Boot, image: &Path, mut line: impl FnMut(&str)) -> Result<i32
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
                 drop(machine);
-                bail!("{} not done after {:?}: {}", what.name(), what.timeout, tail(&console));
+                bail!("{} not done after {:?}: {}", what.name, what.timeout, tail(&console));
             }
         }
     }
     reader.join().ok();
-    code.with_context(|| format!("{} ended before its tests: {}", what.name(), tail(&console)))
+    code.with_context(|| format!("{} ended before its command: {}", what.name, tail(&console)))
 }
 
 /// A running QEMU, ended when dropped.
@@ -78,9 +70,8 @@ impl Machine {
         let qemu = qemu.context("qemu-system-x86_64 is missing: run `cargo xtask setup`")?;
         let preempt = if what.preempt_full { " preempt=full" } else { "" };
         let append = format!(
-            "root=/dev/nvme0n1 rw init=/init console=ttyS0 quiet panic=-1{preempt} -- --backend {} {}",
-            what.backend,
-            what.filter.as_deref().unwrap_or_default()
+            "root=/dev/nvme0n1 rw init=/init console=ttyS0 quiet panic=-1{preempt} -- {}",
+            command_line(&what.command)?
         );
         let mut command = Command::new(qemu);
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
@@ -100,6 +91,20 @@ impl Drop for Machine {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A command as the kernel hands it to init: words apart by spaces, quoted where they hold some.
+fn command_line(command: &[String]) -> Result<String> {
+    // The kernel panics where init has more arguments than this.
+    const MOST: usize = 32;
+    if command.len() >= MOST || command.iter().any(|word| word.contains('"')) {
+        bail!("a machine's command has at most {MOST} words and no quotation marks: {command:?}");
+    }
+    let words = command.iter().map(|word| match word.contains(' ') {
+        true => format!("\"{word}\""),
+        false => word.clone(),
+    });
+    Ok(words.collect::<Vec<_>>().join(" "))
 }
 
 /// The last lines of the kernel's console, where a panic stands.

@@ -1,8 +1,9 @@
 //! `actor batch`: many cases in one run, each in a process of its own.
 
 use std::{
-    ffi::OsString,
-    io::{BufRead as _, Write as _},
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{BufRead, BufReader, Write as _},
     os::fd::AsRawFd as _,
     process::ExitCode,
 };
@@ -15,9 +16,22 @@ use crate::{
 /// A case that takes longer is killed by SIGALRM and shows as `killed signal=14`.
 const CASE_LIMIT_S: u32 = 60;
 
-/// Runs the cases that stdin names.
-pub fn run() -> ExitCode {
-    for line in std::io::stdin().lock().lines() {
+/// Runs the cases that a file, or else stdin, names.
+pub fn run(file: Option<&OsStr>) -> ExitCode {
+    let Some(file) = file else {
+        return run_all(std::io::stdin().lock());
+    };
+    match File::open(file) {
+        Ok(file) => run_all(BufReader::new(file)),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "actor: {}: {error}", file.display());
+            ExitCode::from(4)
+        }
+    }
+}
+
+fn run_all(cases: impl BufRead) -> ExitCode {
+    for line in cases.lines() {
         let outcome = line
             .map_err(|error| Failure::call("read", error.raw_os_error().unwrap_or(0)))
             .and_then(|line| run_case(&line));
@@ -45,7 +59,7 @@ fn run_case(line: &str) -> Result<(), Failure> {
     }
     drop(input);
     let mut said = String::new();
-    let read = std::io::Read::read_to_string(&mut std::fs::File::from(output), &mut said);
+    let read = std::io::Read::read_to_string(&mut File::from(output), &mut said);
     read.map_err(|error| Failure::call("read", error.raw_os_error().unwrap_or(0)))?;
     let status = sys::wait(pid)?;
     let verdict = if said.is_empty() && libc::WIFSIGNALED(status) {

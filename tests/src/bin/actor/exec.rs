@@ -63,7 +63,8 @@ fn unreachable() -> Done {
     Err(Failure::call("execve", libc::EINVAL))
 }
 
-fn exec_descriptor(file: &OwnedFd, words: &[OsString]) -> Done {
+/// Executes what a descriptor stands for, without a name.
+pub fn exec_descriptor(file: &OwnedFd, words: &[OsString]) -> Done {
     let vector = Vector::new(words);
     let (empty, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
     sys!(SYS_execveat, file.as_raw_fd(), empty, vector.argv(), vector.envp(), flags)?;

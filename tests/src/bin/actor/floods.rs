@@ -44,7 +44,8 @@ fn fork_flood(words: Words<'_>) -> Done {
     }
 }
 
-fn stay() -> ! {
+/// Stays until the parent ends.
+pub fn stay() -> ! {
     let _ = sys!(SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0_usize, 0_usize, 0_usize);
     loop {
         let _ = sys!(SYS_pause);

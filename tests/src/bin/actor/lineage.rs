@@ -30,12 +30,16 @@ pub const STEPS: &[Step] = &[
 /// Does the steps in the child that `spawn` makes, and waits until it has said how it went.
 fn in_child(words: &[OsString], spawn: impl FnOnce() -> Result<i32, Failure>) -> Done {
     let (told, teller) = sys::pipe()?;
-    if spawn()? == 0 {
+    let child = spawn()?;
+    if child == 0 {
         drop(told);
         finish(words, &teller);
     }
     drop(teller);
-    answer(&told)
+    let answer = answer(&told);
+    // Fails where the child is a sibling; then its parent reaps it.
+    let _ = sys::wait(child);
+    answer
 }
 
 /// Does the steps and ends this process; whoever holds the other end learns the exit code.

@@ -11,8 +11,8 @@
 //! failed errno=2 call=openat          any other error
 //! ```
 //!
-//! Steps that wrap others (`double-fork`, `thread`, …) take the rest of the line. `actor batch`
-//! reads cases from stdin, one a line (`NAME STEP ARGUMENTS…`), runs each in a process of its own
+//! Steps that wrap others (`double-fork`, `thread`, …) take the rest of the line. `actor batch
+//! [FILE]` reads cases from a file or stdin, one a line (`NAME STEP ARGUMENTS…`), runs each in a process of its own
 //! and prints `NAME` before each result, or `NAME killed signal=9`. `actor list` names all steps.
 
 mod batch;
@@ -36,7 +36,7 @@ use std::{ffi::OsString, process::ExitCode};
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     match words.first().and_then(|word| word.to_str()) {
-        Some("batch") => batch::run(),
+        Some("batch") => batch::run(words.get(1).map(OsString::as_os_str)),
         Some("list") => steps::list(),
         _ => steps::run_line(&words),
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    files,
+    exec, files,
     steps::{Done, Step, Words, done, step},
     sys::{self, Failure, open_at, own, sys},
 };
@@ -26,6 +26,11 @@ pub const STEPS: &[Step] = &[
         sys!(SYS_umount2, words.path(0).as_ptr(), libc::MNT_DETACH).and_then(|_| done(""))
     }),
     step("open-tree", "DIRECTORY NAME", open_tree_read),
+    step("open-tree-exec", "DIRECTORY NAME ARGUMENT...", |words| {
+        let tree = open_tree(&words.path(0))?;
+        let program = open_at(tree.as_raw_fd(), &words.path(1), libc::O_PATH)?;
+        exec::exec_descriptor(&program, words.rest(1))
+    }),
     step("move-mount", "SOURCE TARGET", move_mount),
     step("fsmount-tmpfs", "", |_| fsmount_tmpfs()),
     step("chroot", "DIRECTORY", |words| {

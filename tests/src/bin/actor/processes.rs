@@ -1,14 +1,16 @@
 //! Reaching into other processes.
 
-use std::os::fd::AsRawFd as _;
+use std::{ffi::OsString, os::fd::AsRawFd as _, process::ExitCode};
 
 use crate::{
-    steps::{Done, Step, Words, done, step},
+    floods,
+    steps::{self, Done, Report, Step, Words, done, step, wrapper},
     sys::{self, Failure, own, sys},
 };
 
 pub const STEPS: &[Step] = &[
     step("victim", "", |_| victim()),
+    wrapper("with-child", "STEP...", with_child),
     step("vm-read", "PID ADDRESS", |words| {
         transfer(words, |pid, local, remote| {
             sys!(SYS_process_vm_readv, pid, local, 1, remote, 1, 0)
@@ -64,6 +66,26 @@ fn victim() -> Done {
     let mut rest = Vec::new();
     let _ = std::io::stdin().read_to_end(&mut rest);
     done(format!("intact={}", u8::from(std::hint::black_box(&*secret) == b"victim's secret\n")))
+}
+
+/// Does the steps with a child of its own as victim: its id stands for the word `PID`, the place
+/// of its secret for `ADDRESS`.
+fn with_child(words: Words<'_>) -> Done {
+    let secret = Box::new(*b"a child's secret");
+    let child = sys::fork()?;
+    if child == 0 {
+        floods::stay();
+    }
+    let replaced = words.0.iter().map(|word| match word.to_str() {
+        Some("PID") => child.to_string().into(),
+        Some("ADDRESS") => (&raw const *secret).addr().to_string().into(),
+        Some(text) => text.replace("/PID/", &format!("/{child}/")).into(),
+        None => word.clone(),
+    });
+    let code = steps::run_line(&replaced.collect::<Vec<OsString>>());
+    let _ = sys!(SYS_kill, child, libc::SIGKILL);
+    sys::wait(child)?;
+    Ok(Report::Printed(u8::from(code != ExitCode::SUCCESS)))
 }
 
 type Transfer = fn(i32, *const libc::iovec, *const libc::iovec) -> Result<usize, Failure>;

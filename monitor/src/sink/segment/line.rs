@@ -1,0 +1,90 @@
+//! The chain field, written and read.
+
+use std::fmt;
+
+/// `,"chain":"`, 64 digits, `"}`.
+const OPEN: &[u8] = b",\"chain\":\"";
+const CLOSE: &[u8] = b"\"}";
+const DIGITS: usize = 64;
+/// Bytes from the end of the object to the end of the line, without the newline.
+const SUFFIX: usize = OPEN.len() + DIGITS + CLOSE.len();
+
+/// Chain of one line: what the next line builds on.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChainHash(pub [u8; 32]);
+
+impl fmt::Display for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+    }
+}
+
+impl fmt::Debug for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl ChainHash {
+    /// The inverse of `to_string`; only lower-case digits, so that a line has one form.
+    pub fn from_hex(text: &[u8]) -> Option<Self> {
+        let lower = text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let hash = blake3::Hash::from_hex(text).ok()?;
+        lower.then_some(Self(*hash.as_bytes()))
+    }
+}
+
+/// Chains lines: room for the hash before the line lets both be hashed in one go.
+#[derive(Default)]
+pub(super) struct Chain {
+    room: Vec<u8>,
+}
+
+impl Chain {
+    /// Writes one line: what `fill` appends, chained to `before`. Gives its own chain.
+    pub(super) fn line(
+        &mut self,
+        before: ChainHash,
+        out: &mut Vec<u8>,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> ChainHash {
+        self.room.clear();
+        self.room.extend_from_slice(&before.0);
+        fill(&mut self.room);
+        let hash = blake3::hash(&self.room);
+        debug_assert_eq!(self.room.last(), Some(&b'}'));
+        out.extend_from_slice(&self.room[before.0.len()..self.room.len() - 1]);
+        out.extend_from_slice(OPEN);
+        out.extend_from_slice(hash.to_hex().as_bytes());
+        out.extend_from_slice(CLOSE);
+        out.push(b'\n');
+        ChainHash(*hash.as_bytes())
+    }
+
+    /// The chain that a line (without newline) should have after `before`.
+    pub(super) fn expected(&mut self, before: ChainHash, object: &[u8]) -> ChainHash {
+        self.room.clear();
+        self.room.extend_from_slice(&before.0);
+        self.room.extend_from_slice(object);
+        self.room.push(b'}');
+        ChainHash(*blake3::hash(&self.room).as_bytes())
+    }
+}
+
+/// Takes a line without its newline apart: the object without its last byte, and the chain.
+pub(super) fn split(line: &[u8]) -> Option<(&[u8], ChainHash)> {
+    let (object, suffix) = line.split_at_checked(line.len().checked_sub(SUFFIX)?)?;
+    let digits = suffix.strip_prefix(OPEN)?.strip_suffix(CLOSE)?;
+    Some((object, ChainHash::from_hex(digits)?))
+}
+
+/// The type of a line and, of an event line, its `seq`: both stand at fixed places.
+pub(super) fn kind_and_seq(line: &[u8]) -> Option<(&[u8], Option<u64>)> {
+    let rest = line.strip_prefix(b"{\"v\":1,\"type\":\"")?;
+    let end = memchr::memchr(b'"', rest)?;
+    let (kind, rest) = rest.split_at(end);
+    let Some(rest) = rest.strip_prefix(b"\",\"seq\":") else { return Some((kind, None)) };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let seq = std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
+    Some((kind, Some(seq)))
+}

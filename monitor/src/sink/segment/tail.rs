@@ -1,0 +1,95 @@
+//! The end of a recording that is to be continued. A crash can leave half a line, or a file that
+//! was made longer and not filled; what stands behind the last whole line is cut off.
+
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+
+use super::{ChainHash, HeaderLine, LINE_MAX, SegmentError, line};
+use crate::event::{Body, Event, VERSION};
+
+const HEAD: &[u8] = b"{\"v\":1,\"type\":\"header\",";
+const WINDOW: u64 = 64 << 10;
+
+/// Where a recording goes on.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tail {
+    /// Chain of the last line; `None` of an empty file.
+    pub chain: Option<ChainHash>,
+    /// `seq` of the next event.
+    pub next_seq: u64,
+    /// Bytes up to the end of the last line.
+    pub good: u64,
+    /// Bytes behind it, which are no line.
+    pub broken: u64,
+}
+
+/// Finds the last whole line of the file at `path`.
+pub(super) fn examine(path: &Path) -> Result<Tail, SegmentError> {
+    let failed = |source| SegmentError::io("read", path)(source);
+    let file = File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let mut head = [0; HEAD.len()];
+    let read = file.read_at(&mut head, 0).map_err(failed)?;
+    let head = &head[..read];
+    if let Some(found) = other_version(head) {
+        return Err(SegmentError::Version { path: path.to_owned(), found });
+    }
+    // A crash before the header was written whole leaves a part of it or zeros.
+    let begun = HEAD.starts_with(head) || head.iter().all(|&byte| byte == 0);
+    if !begun {
+        return Err(SegmentError::Foreign(path.to_owned()));
+    }
+    match last_line(&file, length).map_err(failed)? {
+        Some((end, line)) => {
+            let (_, chain) = line::split(&line).unwrap_or_default();
+            let next_seq = next_seq(&line).ok_or_else(|| SegmentError::Foreign(path.to_owned()))?;
+            Ok(Tail { chain: Some(chain), next_seq, good: end, broken: length - end })
+        }
+        None if length <= LINE_MAX as u64 => Ok(Tail { broken: length, ..Tail::default() }),
+        None => Err(SegmentError::Foreign(path.to_owned())),
+    }
+}
+
+fn other_version(head: &[u8]) -> Option<u32> {
+    let rest = head.strip_prefix(b"{\"v\":")?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let found = std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
+    (found != VERSION && rest.get(digits) == Some(&b',')).then_some(found)
+}
+
+/// The last line that ends with a newline and a chain, and where it ends. Looks at the end of the
+/// file first, then at more of it.
+fn last_line(file: &File, length: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+    let mut window = WINDOW;
+    loop {
+        let start = length.saturating_sub(window);
+        let mut bytes = vec![0; (length - start) as usize];
+        file.read_exact_at(&mut bytes, start)?;
+        let mut ends: Vec<usize> = memchr::memrchr_iter(b'\n', &bytes).collect();
+        if start == 0 {
+            // The first line begins where the file does.
+            ends.push(usize::MAX);
+        }
+        for pair in ends.windows(2) {
+            let line = &bytes[pair[1].wrapping_add(1)..pair[0]];
+            if line::split(line).is_some() {
+                return Ok(Some((start + pair[0] as u64 + 1, line.to_vec())));
+            }
+        }
+        if start == 0 || window >= 4 * LINE_MAX as u64 {
+            return Ok(None);
+        }
+        window *= 8;
+    }
+}
+
+fn next_seq(line: &[u8]) -> Option<u64> {
+    if line.starts_with(HEAD) {
+        return Some(serde_json::from_slice::<HeaderLine>(line).ok()?.first_seq);
+    }
+    let event = Event::parse(line).ok()?;
+    let last = match event.body {
+        Body::Loss(loss) => loss.range.map_or(event.seq, |(_, last)| last),
+        _ => event.seq,
+    };
+    last.checked_add(1)
+}

@@ -1,0 +1,350 @@
+//! Recordings written, continued, broken and checked.
+
+use std::{
+    fs::{self, File},
+    io::BufReader,
+    path::Path,
+    process::Command,
+};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::{Body, Event, tests::sample};
+
+fn event(seq: u64) -> Event {
+    Event { seq, ..sample(format!("/home/user/file-{seq}").as_bytes()) }
+}
+
+fn header() -> Header {
+    let source = crate::event::SourceText { text: "schema = 1\n".into(), ..Default::default() };
+    let policy = PolicyText { policy: 3, sources: vec![source], ..Default::default() };
+    Header { policies: vec![policy], ..Header::of_host("lsm", &["file_open".to_owned()]).unwrap() }
+}
+
+fn write(destination: Destination, count: u64) -> Totals {
+    let mut writer = SegmentWriter::open(destination, header()).unwrap();
+    let first = writer.next_seq();
+    (first..first + count).for_each(|seq| writer.write(&event(seq)));
+    writer.finish()
+}
+
+fn check(path: &Path) -> Report {
+    verify(BufReader::new(File::open(path).unwrap())).unwrap()
+}
+
+fn stream(directory: &Path, limits: Limits) -> Destination {
+    Destination::Directory { directory: directory.to_owned(), stream: "run".to_owned(), limits }
+}
+
+/// The files of a directory's recording, in order.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+fn check_all(directory: &Path) -> Report {
+    let mut verifier = Verifier::default();
+    for path in files(directory) {
+        verifier.read(BufReader::new(File::open(path).unwrap())).unwrap();
+    }
+    verifier.report
+}
+
+#[test]
+fn the_chain_is_what_the_format_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    write(Destination::File(path.clone()), 2);
+    let mut before = [0; 32];
+    for line in fs::read_to_string(&path).unwrap().lines() {
+        let (object, rest) = line.rsplit_once(",\"chain\":\"").unwrap();
+        let hash = blake3::hash(&[&before, object.as_bytes(), b"}"].concat());
+        assert_eq!(rest, format!("{}\"}}", hash.to_hex()));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(line).unwrap()["v"], 1);
+        before = *hash.as_bytes();
+    }
+}
+
+#[test]
+fn a_recording_holds_its_header_and_every_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    let totals = write(Destination::File(path.clone()), 1000);
+    assert_eq!((totals.events, totals.lost, totals.reason), (1000, 0, None));
+    let text = fs::read_to_string(&path).unwrap();
+    let mut lines = text.lines();
+    let first: HeaderLine = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert_eq!((first.segment, first.first_seq, first.previous), (1, 0, None));
+    assert_eq!(first.header, header());
+    for (seq, line) in lines.enumerate() {
+        assert_eq!(Event::parse(line.as_bytes()).unwrap(), event(seq as u64));
+    }
+    let report = check(&path);
+    assert_eq!((report.lines, report.segments, report.bad), (1001, 1, None));
+    assert_eq!(report.seqs, Some((0, 999)));
+}
+
+#[test]
+fn a_file_that_is_named_again_is_continued() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    write(Destination::File(path.clone()), 3);
+    write(Destination::File(path.clone()), 3);
+    let report = check(&path);
+    assert_eq!((report.lines, report.segments, &report.bad), (8, 2, &None));
+    assert_eq!(report.seqs, Some((0, 5)));
+}
+
+#[test]
+fn what_is_no_recording_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.txt");
+    for (text, message) in [
+        ("important\n", "is not a recording"),
+        ("{\"v\":2,\"type\":\"header\"}\n", "has format 2, this version writes 1"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let error = SegmentWriter::open(Destination::File(path.clone()), header()).err().unwrap();
+        assert!(error.to_string().contains(message), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+}
+
+#[test]
+fn two_writers_do_not_share_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    let _first = SegmentWriter::open(Destination::File(path.clone()), header()).unwrap();
+    let error = SegmentWriter::open(Destination::File(path), header()).err().unwrap();
+    assert!(matches!(error, SegmentError::Busy(_)));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_an_error_at_once() {
+    let missing = Destination::File("/nonexistent/events.jsonl".into());
+    let error = SegmentWriter::open(missing, header()).err().unwrap().to_string();
+    assert!(error.starts_with("cannot open /nonexistent/events.jsonl: "), "{error}");
+    let full = Destination::File("/dev/full".into());
+    let error = SegmentWriter::open(full, header()).err().unwrap().to_string();
+    assert!(error.starts_with("cannot write /dev/full: "), "{error}");
+}
+
+#[test]
+fn what_is_no_file_can_be_written_too() {
+    let totals = write(Destination::File("/dev/null".into()), 10);
+    assert_eq!((totals.events, totals.lost), (10, 0));
+}
+
+#[test]
+fn half_a_line_is_cut_off_and_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    for tail in [b"{\"v\":1,\"type\":\"op".as_slice(), &[0; 5000], b"junk\njunk\n"] {
+        let _ = fs::remove_file(&path);
+        write(Destination::File(path.clone()), 3);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [&whole, tail].concat()).unwrap();
+        write(Destination::File(path.clone()), 2);
+        let report = check(&path);
+        assert_eq!((report.bad, report.seqs), (None, Some((0, 5))));
+        let text = fs::read_to_string(&path).unwrap();
+        let repaired = text.lines().nth(5).unwrap();
+        let Body::Agent { action, message } = Event::parse(repaired.as_bytes()).unwrap().body
+        else {
+            panic!("{repaired}")
+        };
+        assert_eq!(action, "repaired");
+        assert!(message.contains(&format!("{} bytes", tail.len())), "{message}");
+    }
+}
+
+#[test]
+fn a_crash_before_the_first_line_leaves_nothing_in_the_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    fs::write(&path, "{\"v\":1,\"type\":\"header\",\"segm").unwrap();
+    write(Destination::File(path.clone()), 2);
+    let report = check(&path);
+    assert_eq!((report.bad, report.segments, report.seqs), (None, 1, Some((0, 2))));
+}
+
+#[test]
+fn segments_rotate_by_size_and_the_oldest_are_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = Limits { segment_bytes: 20_000, total_bytes: 100_000, segments: 3 };
+    write(stream(directory.path(), limits), 1000);
+    assert_eq!(files(directory.path()).len(), 3);
+    let report = check_all(directory.path());
+    assert_eq!((report.bad, report.segments), (None, 3));
+    assert!(report.follows.is_some());
+    assert_eq!(report.seqs.unwrap().1, 999);
+    write(stream(directory.path(), limits), 10);
+    let report = check_all(directory.path());
+    assert_eq!((report.bad, report.seqs.unwrap().1), (None, 1009));
+}
+
+#[test]
+fn a_stream_continues_behind_a_broken_and_an_empty_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    write(stream(directory.path(), Limits::default()), 5);
+    let first = store::path(directory.path(), "run", 1);
+    let whole = fs::read(&first).unwrap();
+    fs::write(&first, [&whole, b"{\"v\"".as_slice()].concat()).unwrap();
+    fs::write(store::path(directory.path(), "run", 2), "").unwrap();
+    write(stream(directory.path(), Limits::default()), 5);
+    let report = check_all(directory.path());
+    assert_eq!((report.bad, report.segments, report.seqs), (None, 2, Some((0, 10))));
+}
+
+/// A file system of a few pages, gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+            .arg(directory.path())
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(directory)),
+            reason => {
+                eprintln!("skipped: cannot mount a tmpfs (needs root): {reason:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+    }
+}
+
+#[test]
+fn a_full_disk_loses_lines_and_says_so_and_the_chain_holds() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let ballast = disk.0.path().join("ballast");
+    fs::write(&ballast, vec![1; 150_000]).unwrap();
+    let path = disk.0.path().join("events.jsonl");
+    let mut writer = SegmentWriter::open(Destination::File(path.clone()), header()).unwrap();
+    (0..500).for_each(|seq| writer.write(&event(seq)));
+    writer.flush();
+    let lost = writer.totals().lost;
+    assert!(lost > 0 && lost < 500, "{lost} of 500");
+    assert!(writer.totals().reason.is_some_and(|reason| reason.contains("No space")));
+    let full = check(&path);
+    assert_eq!(full.bad, None, "while the disk is full the file still ends with a whole line");
+    fs::remove_file(&ballast).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    (500..510).for_each(|seq| writer.write(&event(seq)));
+    let totals = writer.finish();
+    let report = check(&path);
+    assert_eq!((report.bad, report.seqs), (None, Some((0, 509))));
+    assert_eq!(report.losses.iter().map(|loss| loss.count).sum::<u64>(), totals.lost);
+    let lines = report.lines - 1 - report.losses.len() as u64;
+    assert_eq!(lines + totals.lost, 510, "written and lost are all there were");
+}
+
+#[test]
+fn a_disk_that_stays_full_ends_in_a_counted_loss() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let path = disk.0.path().join("events.jsonl");
+    let totals = write(Destination::File(path.clone()), 5000);
+    assert!(totals.lost > 0);
+    let report = check(&path);
+    assert_eq!(report.bad, None);
+    let said: u64 = report.losses.iter().map(|loss| loss.count).sum();
+    let lines = report.lines - 1 - report.losses.len() as u64;
+    assert!(lines + said <= 5000 && lines + totals.lost == 5000, "{report:?} {totals:?}");
+}
+
+#[test]
+fn a_segment_that_cannot_be_begun_lets_the_old_one_grow() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let limits = Limits { segment_bytes: 30_000, ..Limits::default() };
+    let mut writer = SegmentWriter::open(stream(disk.0.path(), limits), header()).unwrap();
+    (0..2000).for_each(|seq| writer.write(&event(seq)));
+    let totals = writer.finish();
+    assert!(totals.lost > 0);
+    assert_eq!(check_all(disk.0.path()).bad, None);
+}
+
+#[test]
+fn what_is_wrong_is_found_and_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    write(Destination::File(path.clone()), 5);
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let fault = |lines: &[&str], end: &str| {
+        let report = verify((lines.join("\n") + end).as_bytes()).unwrap();
+        report.bad.map(|bad| (bad.line, bad.fault))
+    };
+    assert_eq!(fault(&lines, "\n"), None);
+    assert_eq!(fault(&lines, ""), Some((6, Fault::Cut)));
+    assert_eq!(fault(&lines[1..], "\n"), Some((1, Fault::NoHeader)));
+    let removed = [&lines[..2], &lines[3..]].concat();
+    assert_eq!(fault(&removed, "\n"), Some((3, Fault::Chain)));
+    let twice = [&lines[..3], &lines[2..]].concat();
+    assert_eq!(fault(&twice, "\n"), Some((4, Fault::Chain)));
+    let changed = text.replace("file-2", "file-9");
+    let offset: usize = lines[..3].iter().map(|line| line.len() + 1).sum();
+    let bad = verify(changed.as_bytes()).unwrap().bad.unwrap().to_string();
+    assert!(bad.starts_with(&format!("line 4 (byte {offset}): the chain does not fit")), "{bad}");
+    let unchained = [&lines[..2], &["{}"]].concat();
+    assert_eq!(fault(&unchained, "\n"), Some((3, Fault::NotChained)));
+}
+
+#[test]
+fn a_segment_of_another_stream_does_not_fit() {
+    let one = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let limits = Limits { segment_bytes: 5_000, ..Limits::default() };
+    write(stream(one.path(), limits), 20);
+    write(stream(other.path(), limits), 30);
+    let mut verifier = Verifier::default();
+    for path in [&files(one.path())[0], &files(other.path())[1]] {
+        verifier.read(BufReader::new(File::open(path).unwrap())).unwrap();
+    }
+    assert!(verifier.report.bad.is_some());
+}
+
+#[test]
+fn an_endless_line_is_refused_without_eating_memory() {
+    let reader = BufReader::new(io::Read::take(io::repeat(b'x'), 1 << 30));
+    assert_eq!(verify(reader).unwrap().bad.unwrap().fault, Fault::TooLong);
+}
+
+fn recording(count: u64) -> Vec<u8> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    write(Destination::File(path.clone()), count);
+    fs::read(path).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn any_changed_byte_is_found(at in any::<prop::sample::Index>(), value in any::<u8>()) {
+        let mut bytes = recording(4);
+        let at = at.index(bytes.len());
+        prop_assume!(bytes[at] != value);
+        bytes[at] = value;
+        prop_assert!(verify(bytes.as_slice()).unwrap().bad.is_some());
+    }
+
+    #[test]
+    fn any_end_can_be_continued(keep in any::<prop::sample::Index>()) {
+        let bytes = recording(4);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        fs::write(&path, &bytes[..keep.index(bytes.len())]).unwrap();
+        write(Destination::File(path.clone()), 2);
+        prop_assert_eq!(check(&path).bad, None);
+    }
+}
