@@ -133,7 +133,7 @@ fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loade
     let search = SearchPath::new(arguments.rules.as_deref());
     let mut loaded = rules::load(&search, arguments.server.as_deref(), &bindings)?;
     for warning in &loaded.warnings {
-        say(&warning.message);
+        say(&warning.to_string());
     }
     if let (true, Some(server)) = (loaded.is_default, &arguments.server) {
         if matches!(arguments.mode, Some(ModeArgument::Enforce)) {
