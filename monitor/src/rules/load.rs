@@ -220,12 +220,11 @@ impl Loader<'_> {
                 self.address(&origin, class, Purpose::Refuse);
             }
         }
-        for rule in &self.paths {
+        for rule in self.paths.iter().filter(|rule| !rule.is_link) {
+            let tree = rule.pattern.rest == [pattern::Component::Recursive];
             if let Some(set) = set_of(rule.class)
-                && !rule.pattern.is_floating()
-                && !rule.is_link
+                && (tree || rule.pattern.rest.is_empty())
             {
-                let tree = rule.pattern.rest == [pattern::Component::Recursive];
                 self.variables.guard.add(set, &rule.pattern.prefix, tree);
             }
         }
@@ -306,7 +305,7 @@ impl Loader<'_> {
             // allow covers the link that it names, and none on the way.
             let is_named = is_path && link.rsplit(|b| *b == b'/').next() == Some(&name);
             if links || is_named {
-                let pattern = Pattern { prefix: link, rest: Vec::new() };
+                let pattern = Pattern { prefix: link, rest: Vec::new(), glued: false };
                 let origin = origin.clone();
                 self.paths.push(PathRule { pattern, class, origin, is_link: true });
             }

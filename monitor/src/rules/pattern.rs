@@ -39,6 +39,8 @@ pub enum Piece {
 pub enum PatternError {
     #[error("the pattern is empty")]
     Empty,
+    #[error("the name of an abstract socket is empty")]
+    EmptyName,
     #[error("the pattern starts with neither `/` nor `**/`")]
     Relative,
     #[error("`{0}` within the path")]
@@ -224,17 +226,6 @@ pub enum Component {
     Name(Vec<Piece>),
 }
 
-/// A [`Pattern`] as a regular expression, its open ends apart so that patterns can share them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Regex {
-    /// Any directories may stand before.
-    pub floating: bool,
-    /// All beneath belongs to it.
-    pub tree: bool,
-    /// What stands between, anchored at both ends.
-    pub core: String,
-}
-
 /// A pattern without braces and variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
@@ -243,6 +234,8 @@ pub struct Pattern {
     pub prefix: Vec<u8>,
     /// What follows.
     pub rest: Vec<Component>,
+    /// `rest` follows without a slash, as in `@name-*`.
+    pub glued: bool,
 }
 
 impl Pattern {
@@ -252,10 +245,16 @@ impl Pattern {
         let first = components.remove(0);
         let mut prefix = Vec::new();
         let mut rest = Vec::new();
-        if first.first() == Some(&Piece::Byte(b'@')) {
+        let mut glued = false;
+        if let [Piece::Byte(b'@'), name @ ..] = first {
             match literal(first) {
-                Some(bytes) => prefix = bytes,
-                None => return Err(PatternError::Relative),
+                Some(bytes) if bytes.len() + components.len() > 1 => prefix = bytes,
+                Some(_) => return Err(PatternError::EmptyName),
+                None => {
+                    glued = true;
+                    prefix.push(b'@');
+                    rest.push(Component::Name(name.to_vec()));
+                }
             }
         } else if is_recursive(first) {
             rest.push(Component::Recursive);
@@ -264,7 +263,7 @@ impl Pattern {
         } else if !first.is_empty() {
             return Err(PatternError::Relative);
         } else if components == [&[] as &[Piece]] {
-            return Ok(Self { prefix, rest });
+            return Ok(Self { prefix, rest, glued });
         }
         let count = components.len();
         for (i, component) in components.into_iter().enumerate() {
@@ -282,7 +281,7 @@ impl Pattern {
                 _ => rest.push(Component::Name(component.to_vec())),
             }
         }
-        Ok(Self { prefix, rest })
+        Ok(Self { prefix, rest, glued })
     }
 
     /// An abstract socket's name.
@@ -308,32 +307,26 @@ impl Pattern {
         links
     }
 
-    /// The same set of paths as a regular expression over bytes.
-    pub fn regex(&self) -> Regex {
-        let mut rest = self.rest.as_slice();
-        let floating = self.is_floating();
-        if floating {
-            rest = &rest[1..];
-        }
-        let tree = rest.last() == Some(&Component::Recursive);
-        if tree {
-            rest = &rest[..rest.len() - 1];
-        }
-        let mut core = String::new();
-        self.prefix.iter().for_each(|byte| push_escaped(&mut core, *byte));
-        for component in rest {
-            match component {
-                Component::Recursive => core.push_str("(?:/.*)?"),
-                Component::Name(pieces) => {
-                    core.push('/');
-                    pieces.iter().for_each(|piece| push_piece(&mut core, piece));
-                }
-            }
+    /// The same set of paths as regular expressions over bytes, one for each stretch between
+    /// the `**`s: between two of them stands nothing, or a slash and anything.
+    pub fn stretches(&self) -> Vec<String> {
+        let mut stretches = vec![String::new()];
+        for byte in &self.prefix {
+            push_escaped(&mut stretches[0], *byte);
         }
         if self.prefix.is_empty() && self.rest.is_empty() {
-            core.push('/');
+            stretches[0].push('/');
         }
-        Regex { floating, tree, core }
+        for (i, component) in self.rest.iter().enumerate() {
+            match (component, stretches.last_mut()) {
+                (Component::Name(pieces), Some(last)) => {
+                    last.push_str(if i == 0 && self.glued { "" } else { "/" });
+                    pieces.iter().for_each(|piece| push_piece(last, piece));
+                }
+                _ => stretches.push(String::new()),
+            }
+        }
+        stretches
     }
 
     /// Whether a path matches, by a walk of its own: the slow twin of the automaton, for
@@ -346,7 +339,9 @@ impl Pattern {
         if left.is_empty() {
             return self.rest.iter().all(|component| *component == Component::Recursive);
         }
-        let Some(left) = left.strip_prefix(b"/") else { return false };
+        let Some(left) = (if self.glued { Some(left) } else { left.strip_prefix(b"/") }) else {
+            return false;
+        };
         let names: Vec<&[u8]> = left.split(|b| *b == b'/').collect();
         // reach[i]: the components so far can eat exactly the first i names.
         let mut reach = vec![false; names.len() + 1];
@@ -375,7 +370,7 @@ impl Pattern {
             text.push('/');
         }
         for (i, component) in self.rest.iter().enumerate() {
-            if !(i == 0 && self.is_floating()) {
+            if !(i == 0 && (self.glued || self.is_floating())) {
                 text.push('/');
             }
             match component {

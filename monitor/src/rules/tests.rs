@@ -509,6 +509,31 @@ fn equal_rules_give_equal_tables() {
 }
 
 #[test]
+fn abstract_names_are_no_paths() {
+    let text = "[network]\nunix = [\"@/tmp/x-*\", \"@name-*\", \"@*/y\", \"/tmp/**\", \"**/z\"]";
+    let compiled = Fixture::new().server(text).compile();
+    for (name, allowed) in [
+        ("@/tmp/x-1", true),
+        ("@/tmp/y", false),
+        ("@name-1", true),
+        ("@name", false),
+        ("/name-1", false),
+        ("@q/y", true),
+        ("@q/z", false),
+        ("/q/z", true),
+    ] {
+        let expected = if allowed { class::UNIX } else { 0 };
+        assert_eq!(compiled.classify_path(name.as_bytes()), expected, "{name}");
+        let matching = compiled.matching(Subject::Path(name.as_bytes()));
+        assert_eq!(!matching.is_empty(), allowed, "{name}");
+    }
+    assert_eq!(
+        one_finding("[network]\nunix = [\"@\"]"),
+        "4:9: the name of an abstract socket is empty"
+    );
+}
+
+#[test]
 fn everything_and_nothing() {
     let all = Fixture::new().server("[files]\nread = [\"**\"]\nwrite = [\"/\"]").compile();
     assert_eq!(all.classify_path(b"/"), class::READ | class::WRITE);
@@ -516,6 +541,35 @@ fn everything_and_nothing() {
     let none = Fixture::new().server("").compile();
     assert_eq!(none.classify_path(b"/a"), 0);
     assert_eq!(none.classify_address(v4(1, 1, 1, 1), 443, protocol::TCP), 0);
+}
+
+/// As on an ordinary machine: one home, a few directories given on the command line.
+fn ordinary() -> Bindings {
+    let arguments = ["npx", "-y", "@scope/server", "/srv/a", "/srv/b"];
+    Bindings {
+        arguments: arguments.iter().map(std::ffi::OsString::from).collect(),
+        other_homes: vec![PathBuf::from("/nohome/other"), PathBuf::from("/nohome/root")],
+        tmpdir: PathBuf::from("/tmp"),
+        ..Fixture::new().bindings
+    }
+}
+
+#[test]
+fn what_is_built_in_loads_and_compiles() {
+    let search = SearchPath::built_in();
+    for name in search.names(SourceKind::Server).unwrap() {
+        let loaded = load(&search, Some(&name), &ordinary()).unwrap_or_else(|e| panic!("{e}"));
+        assert!(loaded.warnings.is_empty(), "{name}: {:?}", loaded.warnings);
+        let compiled = compile(&loaded).unwrap();
+        assert!(compiled.tables.iter().all(|table| table.rows.len() < 10_000), "{name}");
+        let sizes: Vec<usize> = compiled.tables.iter().map(|t| t.rows.len()).collect();
+        println!("{name}: {sizes:?} addresses {}", compiled.addresses.len());
+    }
+    for name in search.names(SourceKind::Include).unwrap() {
+        let fixture = Fixture::new().server(&format!("include = [\"{name}\"]"));
+        let fixture = Fixture { bindings: ordinary(), ..fixture };
+        fixture.load().unwrap_or_else(|e| panic!("{e}"));
+    }
 }
 
 const LETTERS: &[&str] =

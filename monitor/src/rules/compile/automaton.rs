@@ -4,7 +4,7 @@
 //! DFA then tells only the combinations of classes apart. States are numbered in the order in
 //! which a walk from the start first meets them: equal patterns always give equal bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use monitor_common::automaton::{ABSORBING, BYTE_CLASSES, ByteClasses, Row};
 use regex_automata::{
@@ -14,11 +14,7 @@ use regex_automata::{
     util::{primitives::StateID, start, syntax},
 };
 
-use super::{
-    super::pattern::{Pattern, Regex},
-    Automaton,
-    minimise::minimise,
-};
+use super::{super::pattern::Pattern, Automaton, minimise::minimise};
 
 /// Rows that 16-bit row numbers can tell apart.
 const ROWS_MAX: usize = 65_535;
@@ -71,40 +67,41 @@ pub fn build(patterns: &[(&Pattern, u32)]) -> Result<Automaton, TooLarge> {
 
 /// One expression for each combination of classes, and those combinations.
 fn join(patterns: &[(&Pattern, u32)]) -> (Vec<String>, Vec<u32>) {
-    let mut by_regex: BTreeMap<Regex, u32> = BTreeMap::new();
+    let mut by_pattern: BTreeMap<Vec<String>, u32> = BTreeMap::new();
     for (pattern, class) in patterns {
-        *by_regex.entry(pattern.regex()).or_default() |= class;
+        *by_pattern.entry(pattern.stretches()).or_default() |= class;
     }
-    let mut by_class: BTreeMap<u32, Vec<Regex>> = BTreeMap::new();
-    for (regex, class) in by_regex {
-        by_class.entry(class).or_default().push(regex);
+    let mut by_class: BTreeMap<u32, BTreeSet<&[String]>> = BTreeMap::new();
+    for (stretches, class) in &by_pattern {
+        by_class.entry(*class).or_default().insert(stretches);
     }
-    (by_class.values().map(|all| joined(all)).collect(), by_class.keys().copied().collect())
+    let expressions = by_class.values().map(|all| format!("^{}$", either(all)));
+    (expressions.collect(), by_class.keys().copied().collect())
 }
 
-/// All paths of several expressions. Trees share one tail: if each had its own, a path that has
-/// passed `**/a/**` and one that has also passed `**/b/**` would be in different states, and
-/// the states would double with every such pattern.
-fn joined(all: &[Regex]) -> String {
-    const OPEN: &str = "(?:/.*)?";
-    let cores = |floating: bool, tree: bool| {
-        let own = all.iter().filter(|regex| regex.floating == floating && regex.tree == tree);
-        own.map(|regex| regex.core.as_str()).collect::<Vec<_>>().join("|")
-    };
-    let has = |floating, tree| all.iter().any(|r| r.floating == floating && r.tree == tree);
-    let either = |tree: bool| {
-        let mut ways = Vec::new();
-        if has(false, tree) {
-            ways.push(format!("(?:{})", cores(false, tree)));
+/// All paths of several patterns. What follows their last `**` is written once for all patterns
+/// that end alike: if each had a tail of its own, a path that has passed `**/a/**` and one that
+/// has also passed `**/b/**` would be in different states, and with every such pattern the states
+/// would double.
+fn either(all: &BTreeSet<&[String]>) -> String {
+    let mut plain: BTreeSet<&str> = BTreeSet::new();
+    let mut by_end: BTreeMap<&str, BTreeSet<&[String]>> = BTreeMap::new();
+    for stretches in all {
+        match stretches {
+            [] => {}
+            [only] => drop(plain.insert(only)),
+            [before @ .., end] => drop(by_end.entry(end).or_default().insert(before)),
         }
-        if has(true, tree) {
-            ways.push(format!("{OPEN}(?:{})", cores(true, tree)));
-        }
-        (!ways.is_empty()).then(|| format!("(?:{})", ways.join("|")))
-    };
-    let trees = either(true).map(|trees| format!("{trees}{OPEN}"));
-    let ways: Vec<String> = trees.into_iter().chain(either(false)).collect();
-    format!("^(?:{})$", ways.join("|"))
+    }
+    let mut by_start: BTreeMap<BTreeSet<&[String]>, Vec<&str>> = BTreeMap::new();
+    for (end, before) in by_end {
+        by_start.entry(before).or_default().push(end);
+    }
+    let open = by_start
+        .iter()
+        .map(|(before, ends)| format!("{}(?:/.*)?(?:{})", either(before), ends.join("|")));
+    let ways: Vec<String> = plain.iter().map(|way| (*way).to_owned()).chain(open).collect();
+    format!("(?:{})", ways.join("|"))
 }
 
 fn determinise(expressions: &[String]) -> Result<dense::DFA<Vec<u32>>, TooLarge> {
