@@ -307,28 +307,6 @@ impl Pattern {
         links
     }
 
-    /// The same set of paths as regular expressions over bytes, one for each stretch between
-    /// the `**`s: between two of them stands nothing, or a slash and anything.
-    pub fn stretches(&self) -> Vec<String> {
-        let mut stretches = vec![String::new()];
-        for byte in &self.prefix {
-            push_escaped(&mut stretches[0], *byte);
-        }
-        if self.prefix.is_empty() && self.rest.is_empty() {
-            stretches[0].push('/');
-        }
-        for (i, component) in self.rest.iter().enumerate() {
-            match (component, stretches.last_mut()) {
-                (Component::Name(pieces), Some(last)) => {
-                    last.push_str(if i == 0 && self.glued { "" } else { "/" });
-                    pieces.iter().for_each(|piece| push_piece(last, piece));
-                }
-                _ => stretches.push(String::new()),
-            }
-        }
-        stretches
-    }
-
     /// Whether a path matches, by a walk of its own: the slow twin of the automaton, for
     /// explanations.
     pub fn matches(&self, path: &[u8]) -> bool {
@@ -444,31 +422,6 @@ pub fn name_matches(pieces: &[Piece], name: &[u8]) -> bool {
         }
     }
     pieces[p..].iter().all(|piece| *piece == Piece::Star)
-}
-
-fn push_piece(regex: &mut String, piece: &Piece) {
-    match piece {
-        Piece::Byte(byte) => push_escaped(regex, *byte),
-        Piece::Star => regex.push_str("[^/]*"),
-        Piece::Class { negated, ranges } => {
-            regex.push_str(if *negated { "[^/" } else { "[" });
-            for (low, high) in ranges {
-                push_escaped(regex, *low);
-                regex.push('-');
-                push_escaped(regex, *high);
-            }
-            regex.push(']');
-        }
-        _ => regex.push_str("[^/]"),
-    }
-}
-
-fn push_escaped(regex: &mut String, byte: u8) {
-    if byte.is_ascii_alphanumeric() || byte == b'/' {
-        regex.push(char::from(byte));
-    } else {
-        let _ = write!(regex, "\\x{byte:02x}");
-    }
 }
 
 fn push_glob(text: &mut String, piece: &Piece) {

@@ -2,8 +2,8 @@
 //! read by [`super::load`], so the same [`Loaded`] always gives the same bytes.
 
 mod automaton;
-mod minimise;
 mod network;
+mod nodes;
 
 use std::{path::PathBuf, sync::Arc};
 
