@@ -9,6 +9,7 @@ mod policies;
 mod proof;
 mod ring;
 mod shared;
+mod syscalls;
 
 use std::{
     collections::HashSet,
@@ -89,6 +90,8 @@ pub struct Kernel {
     policies: policies::Policies,
     counters: PerCpuArray<aya::maps::MapData, u64>,
     rings: Option<Rings>,
+    /// Held, not used: see [`syscalls::Handlers`].
+    handlers: Option<syscalls::Handlers>,
     /// Counters after the proof, which are not the user's.
     baseline: Counters,
     /// Directories above labelled paths that are done, with their bits.
@@ -150,13 +153,18 @@ impl Kernel {
                 events: ring(&mut ebpf, "EVENTS")?,
                 violations: ring(&mut ebpf, "VIOLATIONS")?,
             }),
+            handlers: None,
             baseline: Counters::default(),
             hooks: Vec::new(),
             above: HashSet::new(),
             passed_over: None,
             ebpf,
         };
+        syscalls::fill(&mut kernel.ebpf)?;
         hooks::load_controls(&mut kernel.ebpf)?;
+        if backend == Backend::Tracepoint {
+            kernel.handlers = Some(syscalls::load_handlers(&mut kernel.ebpf)?);
+        }
         kernel.hooks = hooks::attach(&mut kernel.ebpf, backend, layouts)?;
         proof::run(&mut kernel)?;
         kernel.forget_proof()?;
@@ -307,16 +315,26 @@ impl Kernel {
     }
 }
 
+/// The kernel's own types, for the programs that are attached by them.
+fn types() -> Result<aya::Btf, KernelError> {
+    aya::Btf::from_sys_fs().map_err(|error| KernelError::Types(error.to_string()))
+}
+
 fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<Ring, KernelError> {
     let map = policies::take(ebpf, name)?;
     Ok(Ring(RingBuf::try_from(map).map_err(KernelError::Map)?))
 }
 
+/// Fields that newer kernels no longer have and that the programs can do without.
+const OPTIONAL: &[(&str, &str)] = &[("mount", "mnt_instance")];
+
 fn offsets(layouts: &btf::Btf) -> Result<Offsets, KernelError> {
     let mut missing = None;
     let offsets = Offsets::look_up(|structure, member| {
         layouts.offset(structure, member).unwrap_or_else(|| {
-            missing = Some(format!("{structure}.{member}"));
+            if !OPTIONAL.contains(&(structure, member)) {
+                missing = Some(format!("{structure}.{member}"));
+            }
             ABSENT
         })
     });

@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc};
 use monitor_common::{
     automaton::{ByteClasses, Row, classify},
     network::{AddressRules, canonical, canonical_local},
-    policy::{Label, Policy, TABLES, TableRef, access, class, mode},
+    policy::{Label, Policy, TABLES, access, class, mode},
 };
 
 use super::{
@@ -94,21 +94,18 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, RuleError> {
 
 fn policy(loaded: &Loaded) -> Policy {
     let mut policy = Policy {
-        tables: [TableRef::default(); TABLES],
-        network: 0,
-        id: 0,
         record: loaded.record,
         mode: match loaded.mode {
             Mode::Observe => mode::OBSERVE,
             Mode::Enforce => mode::ENFORCE,
         },
-        reserved: 0,
         unlisted: loaded.unlisted,
-        set_verdict: [0; 8],
-        set_access: [0; 8],
+        ..Policy::EMPTY
     };
-    policy.set_verdict[..loaded.set_verdict.len()].copy_from_slice(&loaded.set_verdict);
-    policy.set_access[..loaded.set_access.len()].copy_from_slice(&loaded.set_access);
+    let rulings = loaded.set_verdict.iter().zip(&loaded.set_access);
+    for (set, (verdict, accesses)) in rulings.enumerate() {
+        policy.rule_set(set, *accesses, *verdict);
+    }
     policy
 }
 
