@@ -1,6 +1,10 @@
 //! A server's rules with everything they name put in: includes, variables, sets.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use monitor_common::policy::{Label, access, class, set, verdict};
 
@@ -28,6 +32,15 @@ pub enum Mode {
     Enforce,
 }
 
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        })
+    }
+}
+
 /// A pattern and what it means.
 #[derive(Clone, Debug)]
 pub(super) struct PathRule {
@@ -39,6 +52,8 @@ pub(super) struct PathRule {
     pub origin: Arc<Origin>,
     /// A symbolic link on the way to the pattern's own path, which must not be replaced.
     pub is_link: bool,
+    /// The pattern before links were followed, when it was another.
+    pub before: Option<String>,
 }
 
 /// A destination and what it means.
@@ -66,6 +81,8 @@ pub struct Loaded {
     pub bindings: BTreeMap<String, String>,
     /// What may not be as meant.
     pub warnings: Vec<Finding>,
+    /// Variables without a value because no command is known: what they allow is left out.
+    pub open: BTreeSet<String>,
     pub(super) record: u64,
     pub(super) unlisted: [u8; access::COUNT],
     pub(super) unlisted_origins: [Option<Arc<Origin>>; access::COUNT],
@@ -84,9 +101,9 @@ pub struct ResolvedPattern {
     pub file: String,
     /// Line, from 1.
     pub line: u32,
-    /// The entry as written.
+    /// The entry with its variables' values.
     pub written: String,
-    /// What it stands for.
+    /// What the kernel will say instead.
     pub resolved: String,
 }
 
@@ -107,6 +124,8 @@ pub fn load(
         search,
         findings: Vec::new(),
         variables: Variables::new(bindings),
+        started: !bindings.arguments.is_empty(),
+        open: BTreeSet::new(),
         documents: Vec::new(),
         stack: Vec::new(),
         paths: Vec::new(),
@@ -130,6 +149,9 @@ struct Loader<'a> {
     search: &'a SearchPath,
     findings: Vec<Finding>,
     variables: Variables<'a>,
+    /// A command is to be started: its arguments and environment are known.
+    started: bool,
+    open: BTreeSet<String>,
     /// The server first, then its includes.
     documents: Vec<Document>,
     /// Includes that are being read, to find cycles.
@@ -277,6 +299,10 @@ impl Loader<'_> {
         for alternative in alternatives {
             let values = match self.variables.expand(&alternative, scope) {
                 Ok(values) => values,
+                Err(VariableError::Missing(name)) if !self.started => {
+                    self.open.insert(name);
+                    continue;
+                }
                 Err(error) => {
                     // An allow that says nothing allows nothing; a refusal must say something.
                     let harmless = matches!(error, VariableError::Missing(_)) && !links;
@@ -300,18 +326,21 @@ impl Loader<'_> {
     fn pattern(&mut self, mut pattern: Pattern, class: u32, origin: &Arc<Origin>, links: bool) {
         let name = pattern.prefix.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
         let is_path = pattern.rest.is_empty();
-        for link in pattern.resolve() {
+        let written = pattern.display();
+        let links_met = pattern.resolve();
+        let before = (!links_met.is_empty()).then_some(written);
+        for link in links_met {
             // Whoever is kept from what a link leads to must not point it elsewhere either. An
             // allow covers the link that it names, and none on the way.
             let is_named = is_path && link.rsplit(|b| *b == b'/').next() == Some(&name);
             if links || is_named {
                 let pattern = Pattern { prefix: link, rest: Vec::new(), glued: false };
                 let origin = origin.clone();
-                self.paths.push(PathRule { pattern, class, origin, is_link: true });
+                self.paths.push(PathRule { pattern, class, origin, is_link: true, before: None });
             }
         }
         let origin = origin.clone();
-        self.paths.push(PathRule { pattern, class, origin, is_link: false });
+        self.paths.push(PathRule { pattern, class, origin, is_link: false, before });
     }
 
     fn address(&mut self, origin: &Arc<Origin>, class: u32, purpose: Purpose) {
@@ -340,6 +369,7 @@ impl Loader<'_> {
             sources: sources.chain(sets.iter().map(|set| set.source.clone())).collect(),
             bindings: self.variables.used,
             warnings: self.findings,
+            open: self.open,
             record: RECORD_ALL,
             unlisted: [verdict::ALERT; access::COUNT],
             unlisted_origins: [const { None }; access::COUNT],
@@ -380,17 +410,14 @@ impl Loaded {
         }
     }
 
-    /// Patterns that stand for another path than the one written.
+    /// Patterns that lead through symbolic links of this machine.
     pub fn resolved(&self) -> Vec<ResolvedPattern> {
-        let moved = self.paths.iter().filter(|rule| !rule.is_link).filter_map(|rule| {
-            let resolved = rule.pattern.display();
-            (resolved != rule.origin.written && !rule.pattern.is_floating()).then(|| {
-                ResolvedPattern {
-                    file: rule.origin.source.path.clone(),
-                    line: rule.origin.source.line(rule.origin.span.start),
-                    written: rule.origin.written.clone(),
-                    resolved,
-                }
+        let moved = self.paths.iter().filter_map(|rule| {
+            Some(ResolvedPattern {
+                file: rule.origin.source.path.clone(),
+                line: rule.origin.source.line(rule.origin.span.start),
+                written: rule.before.clone()?,
+                resolved: rule.pattern.display(),
             })
         });
         moved.collect()
@@ -425,4 +452,23 @@ fn loaders() -> Vec<Pattern> {
         }
     }
     loaders
+}
+
+/// What is wrong with the form of any text of the search path, used or not.
+///
+/// # Errors
+/// When a file or directory cannot be read.
+pub fn audit(search: &SearchPath) -> Result<Vec<Finding>, RuleError> {
+    let mut all = Vec::new();
+    for kind in [SourceKind::Server, SourceKind::Include, SourceKind::Set] {
+        for name in search.names(kind)? {
+            let Some(source) = search.find(kind, &name)? else { continue };
+            let result = match kind {
+                SourceKind::Set => parse::set(&source).map(drop),
+                _ => parse::document(&source).map(drop),
+            };
+            all.extend(result.err().unwrap_or_default());
+        }
+    }
+    Ok(all)
 }

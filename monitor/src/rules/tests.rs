@@ -31,6 +31,7 @@ impl Fixture {
             user: "u".to_owned(),
             cwd: PathBuf::from("/nowork"),
             tmpdir: PathBuf::from("/notmp"),
+            arguments: vec!["server".into()],
             ..Bindings::default()
         };
         Self { folder, bindings }
@@ -566,7 +567,7 @@ fn abstract_names_are_no_paths() {
     ] {
         let expected = if allowed { class::UNIX } else { 0 };
         assert_eq!(compiled.classify_path(name.as_bytes()), expected, "{name}");
-        let matching = compiled.matching(Subject::Path(name.as_bytes()));
+        let matching = compiled.matching(Subject::Path(name.as_bytes()), access::UNIX);
         assert_eq!(!matching.is_empty(), allowed, "{name}");
     }
     assert_eq!(
