@@ -45,6 +45,8 @@ pub enum PatternError {
     Relative,
     #[error("`{0}` within the path")]
     Dots(&'static str),
+    #[error("`/proc/{0}` is a link to the process that looks, and in no resolved path")]
+    ProcLink(&'static str),
     #[error("the pattern ends in `/`")]
     Slash,
     #[error("two slashes follow each other")]
@@ -87,6 +89,11 @@ impl PatternError {
             Self::Dots(_) => "write the path that is meant: `.` and `..` are in no \
                               resolved path"
                 .to_owned(),
+            Self::ProcLink("mounts" | "net") => {
+                let end = text.trim_start_matches("/proc/");
+                format!("write /proc/*/{end}")
+            }
+            Self::ProcLink(link) => format!("write {}", text.replacen(link, "*", 1)),
             Self::PartialRecursion => {
                 "`**` stands alone between slashes; within a component write `*`".to_owned()
             }
@@ -281,6 +288,12 @@ impl Pattern {
                 _ => rest.push(Component::Name(component.to_vec())),
             }
         }
+        const PROC_LINKS: [&str; 4] = ["self", "thread-self", "mounts", "net"];
+        let in_proc = prefix.strip_prefix(b"/proc/").unwrap_or_default();
+        let first = in_proc.split(|b| *b == b'/').next().unwrap_or_default();
+        if let Some(link) = PROC_LINKS.into_iter().find(|link| link.as_bytes() == first) {
+            return Err(PatternError::ProcLink(link));
+        }
         Ok(Self { prefix, rest, glued })
     }
 
@@ -289,8 +302,8 @@ impl Pattern {
         self.prefix.first() == Some(&b'@')
     }
 
-    /// Begins with `**/`: such a pattern has no place in the file system to which labels could
-    /// be bound, and lives in a table of its own because it multiplies with all others.
+    /// Begins with `**/`: such a pattern has no place in the file system to which labels could be
+    /// bound.
     pub fn is_floating(&self) -> bool {
         self.prefix.is_empty()
             && self.rest.first() == Some(&Component::Recursive)

@@ -154,6 +154,16 @@ fn findings_name_the_place_and_what_to_write() {
             "4:9: the pattern ends in `/` [write /a for the directory itself, /a/** with all \
              beneath it]",
         ),
+        (
+            "[files]\nread = [\"/proc/self/maps\"]",
+            "4:9: `/proc/self` is a link to the process that looks, and in no resolved path \
+             [write /proc/*/maps]",
+        ),
+        (
+            "[files]\nread = [\"/proc/net/tcp\"]",
+            "4:9: `/proc/net` is a link to the process that looks, and in no resolved path \
+             [write /proc/*/net/tcp]",
+        ),
         ("[files]\nread = [\"/a//b\"]", "4:9: two slashes follow each other"),
         (
             "[files]\nread = [\"/a/../b\"]",
