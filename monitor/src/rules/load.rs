@@ -169,7 +169,11 @@ impl Loader<'_> {
         help: Option<String>,
     ) {
         let (source, span) = (origin.source.clone(), origin.span.clone());
-        self.findings.push(Finding { severity, message, help, source, span });
+        let finding = Finding { severity, message, help, source, span };
+        // Each alternative of an entry's braces would say it once more.
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
     }
 
     fn document(&mut self, source: &Arc<Source>) -> Result<(), RuleError> {
@@ -257,18 +261,8 @@ impl Loader<'_> {
         for document in std::mem::take(&mut self.documents) {
             for (list, entry) in &document.lists {
                 let origin = origin(&document.source, entry, list.name());
-                let sockets = match list.holds {
-                    Holds::Paths | Holds::Sockets => true,
-                    Holds::Addresses => false,
-                    Holds::AddressesAndSockets => entry.text.starts_with(['/', '@', '$', '*']),
-                };
-                if !sockets {
-                    let purpose = match list.class {
-                        class::DENY => Purpose::Refuse,
-                        class::LISTEN => Purpose::Listen,
-                        _ => Purpose::Connect,
-                    };
-                    self.address(&origin, list.class, purpose);
+                if !list.is_pattern(&entry.text) {
+                    self.address(&origin, list.class, list.purpose());
                 } else if list.holds == Holds::Paths && entry.text.starts_with('@') {
                     let help = "a file whose name begins with @ is written with its directory";
                     let message = "abstract socket names stand in network.unix or network.listen";
@@ -387,6 +381,7 @@ impl Loader<'_> {
         if let Some(document) = self.documents.first() {
             loaded.respond(document);
         }
+        loaded.warn_of_sets();
         Ok(loaded)
     }
 }
@@ -407,6 +402,49 @@ impl Loaded {
         }
         for (set, verdict) in &document.response.sets {
             self.set_verdict[*set] = *verdict;
+        }
+    }
+
+    /// Warns of allows that name a member of a set: the set decides, however plainly it is named.
+    fn warn_of_sets(&mut self) {
+        let is_set = |rule: &&PathRule| rule.class & class::SETS != 0;
+        let mut warnings = Vec::new();
+        for rule in self.paths.iter().filter(|rule| !is_set(rule) && !rule.is_link) {
+            let asked = match rule.class {
+                class::READ => access::READ,
+                class::WRITE => access::WRITE,
+                class::EXEC => access::EXEC,
+                class::UNIX => access::UNIX,
+                _ => continue,
+            };
+            let tree = rule.pattern.rest == [pattern::Component::Recursive];
+            if !tree && !rule.pattern.rest.is_empty() {
+                continue;
+            }
+            let member = |other: &&PathRule| other.pattern.matches(&rule.pattern.prefix);
+            let decides = |other: &&PathRule| {
+                set_of(other.class).filter(|set| {
+                    self.set_access[*set] & asked != 0 && self.set_verdict[*set] > verdict::ALLOW
+                })
+            };
+            let sets = self.paths.iter().filter(is_set).filter(member);
+            let Some(set) = sets.filter_map(|other| decides(&other)).next() else { continue };
+            let set = set::NAMES[set];
+            warnings.push(Finding {
+                severity: Severity::Warning,
+                message: format!(
+                    "this belongs to the {set} set, which outranks {}",
+                    rule.origin.list
+                ),
+                help: Some("name it in files.allow_secret if the server may touch it".to_owned()),
+                source: rule.origin.source.clone(),
+                span: rule.origin.span.clone(),
+            });
+        }
+        for warning in warnings {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
         }
     }
 

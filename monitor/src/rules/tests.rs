@@ -398,6 +398,30 @@ fn sets_outrank_broad_allows_and_deny_outranks_all() {
 }
 
 #[test]
+fn allows_that_a_set_outranks_are_warned_of() {
+    let secrets =
+        "schema = 1\nset = \"secrets\"\naccess = [\"read\"]\npaths = [\"${HOME}/.ssh/**\"]";
+    let warnings = |rules: &str| -> Vec<String> {
+        let fixture = Fixture::new().file("sets/secrets.toml", secrets).server(rules);
+        fixture.load().unwrap().warnings.iter().map(short).collect()
+    };
+    assert_eq!(
+        warnings("[files]\nread = [\"${HOME}/.ssh/known_hosts\"]"),
+        ["4:9: this belongs to the secrets set, which outranks files.read [name it in \
+          files.allow_secret if the server may touch it]"]
+    );
+    let quiet = [
+        "[files]\nallow_secret = [\"${HOME}/.ssh/known_hosts\"]",
+        "[files]\nwrite = [\"${HOME}/.ssh/known_hosts\"]",
+        "[files]\nread = [\"${HOME}/projects/**\", \"${HOME}/**\"]",
+        "[files]\nread = [\"${HOME}/.ssh/x\"]\n[response]\nsets = { secrets = \"allow\" }",
+    ];
+    for rules in quiet {
+        assert!(warnings(rules).is_empty(), "{rules}");
+    }
+}
+
+#[test]
 fn a_set_reached_by_label_alone_is_blamed_as_a_whole() {
     let compiled = Fixture::new().server("").compile();
     let classes = class::of_set(set::SECRETS);
