@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
 use monitor_common::record::Record;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -94,7 +94,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            say(&format!("{error:#}"));
+            say(&super::describe(&error));
             ExitCode::from(error.downcast_ref().map_or(FAILED, LaunchError::exit_code))
         }
     }
@@ -207,11 +207,8 @@ fn open_recording(
         None => default_recording(account, &loaded.server, instance),
     };
     let _identity = account.assume_for_files();
-    SegmentWriter::open(destination, header).with_context(|| {
-        format!(
-            "cannot record as user {}: name a file that this user may write with --events",
-            account.name
-        )
+    SegmentWriter::open(destination, header).map_err(|error| {
+        anyhow!("{error}: name a file that user {} may write with --events", account.name)
     })
 }
 

@@ -54,22 +54,22 @@ pub enum LaunchError {
     #[error("cannot put the server under watch: {0}")]
     Watch(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The child could not become the server.
-    #[error("cannot {} before {} starts: {source}", describe(*step), command.display())]
+    #[error("cannot {} before {} starts: {errno}", describe(*step), command.display())]
     Prepare {
         /// Which step.
         step: Step,
         /// The command's first word.
         command: OsString,
         /// What came of it.
-        source: Errno,
+        errno: Errno,
     },
     /// The command could not be executed.
-    #[error("cannot run {}: {}", command.display(), explain_exec(*source))]
+    #[error("cannot run {}: {}", command.display(), explain_exec(*errno))]
     Exec {
         /// The command's first word.
         command: OsString,
         /// What came of it.
-        source: Errno,
+        errno: Errno,
     },
     /// The child ended without a word.
     #[error("the server's process ended before it could start {}", .0.display())]
@@ -80,7 +80,7 @@ impl LaunchError {
     /// The exit code that `env` would give.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Exec { source: Errno::ENOENT, .. } => 127,
+            Self::Exec { errno: Errno::ENOENT, .. } => 127,
             Self::Exec { .. } => 126,
             _ => 125,
         }
@@ -184,8 +184,8 @@ impl Waiting {
             // reported as the server's.
             None if report.is_empty() => Ok(()),
             None => Err(LaunchError::Vanished(command)),
-            Some((Step::Exec, source)) => Err(LaunchError::Exec { command, source }),
-            Some((step, source)) => Err(LaunchError::Prepare { step, command, source }),
+            Some((Step::Exec, errno)) => Err(LaunchError::Exec { command, errno }),
+            Some((step, errno)) => Err(LaunchError::Prepare { step, command, errno }),
         }
     }
 
