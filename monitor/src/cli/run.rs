@@ -24,9 +24,9 @@ use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, SourceText},
     kernel::{Backend, Kernel, KernelError, Options, Rings, Slot},
-    launch::{self, Account, Cgroup, Ended, LaunchError, Server, signals::Signals},
+    launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
     pipeline::{self, Pipeline, Sinks},
-    respond,
+    respond::{self, Answer},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath, SourceKind},
     sink::{
         segment::{Destination, Header, Limits, SegmentWriter, Totals},
@@ -120,7 +120,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         return Ok(Ended::Killed(signal).exit_code());
     }
     let is_root = account.is_root();
-    let server = start(arguments, &account, &signals, cgroup, &mut kernel, instance, slot)?;
+    let tags = kernel.take_tags()?;
+    let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
+    let server = start(arguments, &account, &signals, tree, &mut kernel, instance, slot)?;
     let compiled = Arc::new(compiled);
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
@@ -270,7 +272,7 @@ fn start(
     arguments: &Arguments,
     account: &Account,
     signals: &Signals,
-    cgroup: Cgroup,
+    tree: Tree,
     kernel: &mut Kernel,
     instance: u32,
     slot: Slot,
@@ -282,7 +284,7 @@ fn start(
         kernel.tag(child.as_raw() as u32, instance)
     };
     let inherited = signals.inherited();
-    let server = launch::start(&arguments.command, account, inherited, cgroup, put_under_watch)?;
+    let server = launch::start(&arguments.command, account, inherited, tree, put_under_watch)?;
     launch::let_go_of_streams(&null)?;
     Ok(server)
 }
@@ -347,7 +349,11 @@ impl Run {
         loop {
             let Self { pipeline, server, .. } = self;
             let before = pipeline.delivered();
-            let more = pipeline.pump(&mut |record| answer(record, server));
+            let mut sentenced = false;
+            let more = pipeline.pump(&mut |record| sentenced |= answer(record, server));
+            if sentenced {
+                server.tree().kill_strays();
+            }
             pipeline.tick(|| counters(&self.kernel))?;
             if let Some(ended) = server.handle(&self.signals)? {
                 return Ok(ended);
@@ -370,7 +376,7 @@ impl Run {
             let message = "the guard process was killed, and the server with it";
             pipeline.agent(instance, "guard", message);
         }
-        match server.end_tree() {
+        match server.tree().end() {
             Ok(false) => {}
             Ok(true) => pipeline.agent(
                 instance,
@@ -379,8 +385,7 @@ impl Run {
             ),
             Err(error) => pipeline.agent(instance, "remainder", &error.to_string()),
         }
-        let (sinks, totals) =
-            pipeline.finish(&mut |record| answer(record, &server), || counters(&kernel))?;
+        let (sinks, totals) = pipeline.finish(&mut |_| {}, || counters(&kernel))?;
         drop(server);
         drop(kernel);
         summarise(sinks, &name, &totals);
@@ -392,11 +397,15 @@ fn counters(kernel: &Kernel) -> Result<crate::enrich::Counters, KernelError> {
     kernel.counters().map(|counters| pipeline::counters(&counters))
 }
 
-/// Carries out what the kernel left to do. A failure is said at once: the verdict stands in the
-/// stream as carried out.
-fn answer(record: &Record, server: &Server) {
-    if let Err(error) = respond::carry_out(record, server.cgroup()) {
-        say(&format!("cannot kill instance {}: {error}", record.instance));
+/// Carries out what the kernel left to do; whether the whole tree was meant. A failure is said at
+/// once: the verdict stands in the stream as carried out.
+fn answer(record: &Record, server: &Server) -> bool {
+    match respond::carry_out(record, server.tree()) {
+        Ok(answer) => answer == Answer::Tree,
+        Err(error) => {
+            say(&format!("cannot kill instance {}: {error}", record.instance));
+            false
+        }
     }
 }
 
