@@ -130,7 +130,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let terminal = Terminal::new(Stderr::new(), terminal_colour());
     let sinks = Sinks { recording, terminal, summary: Summary::default(), account };
     let pipeline = Pipeline::new(kernel.take_rings()?, enricher, compiled, sinks);
-    watch(Run { kernel, server, signals, pipeline, instance, name: loaded.server }, is_root)
+    watch(
+        Run { kernel, server, signals, pipeline, instance, name: loaded.server, sentenced: false },
+        is_root,
+    )
 }
 
 fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loaded, Compiled)> {
@@ -304,6 +307,8 @@ struct Run {
     kernel: Kernel,
     instance: u32,
     name: String,
+    /// A verdict has ended the tree.
+    sentenced: bool,
 }
 
 fn watch(mut run: Run, is_root: bool) -> anyhow::Result<u8> {
@@ -349,10 +354,11 @@ impl Run {
         loop {
             let Self { pipeline, server, .. } = self;
             let before = pipeline.delivered();
-            let mut sentenced = false;
-            let more = pipeline.pump(&mut |record| sentenced |= answer(record, server));
-            if sentenced {
+            let mut tree_must_die = false;
+            let more = pipeline.pump(&mut |record| tree_must_die |= answer(record, server));
+            if tree_must_die {
                 server.tree().kill_strays();
+                self.sentenced = true;
             }
             pipeline.tick(|| counters(&self.kernel))?;
             if let Some(ended) = server.handle(&self.signals)? {
@@ -371,14 +377,14 @@ impl Run {
 
     /// Ends what is left of the tree, reads the rest, and says what happened.
     fn end(self, ended: Ended) -> anyhow::Result<u8> {
-        let Self { mut pipeline, server, kernel, instance, name, .. } = self;
+        let Self { mut pipeline, server, kernel, instance, name, sentenced, .. } = self;
         if ended == Ended::Unguarded {
             let message = "the guard process was killed, and the server with it";
             pipeline.agent(instance, "guard", message);
         }
         match server.tree().end() {
-            Ok(false) => {}
-            Ok(true) => pipeline.agent(
+            Ok(left) if !left || sentenced => {}
+            Ok(_) => pipeline.agent(
                 instance,
                 "remainder",
                 "the server's first process has ended; what it left running was killed",
