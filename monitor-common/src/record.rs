@@ -157,6 +157,9 @@ pub mod enforced {
     pub const KILLED: u8 = 2;
     /// Refused and killed.
     pub const DENIED_AND_KILLED: u8 = 3;
+    /// Userspace found a stronger verdict than the kernel and ended the tree. The kernel programs
+    /// never set it.
+    pub const AGENT: u8 = 4;
 }
 
 /// The other process of a fork, signal or ptrace.

@@ -9,5 +9,7 @@ pub mod decode;
 pub mod enrich;
 pub mod event;
 pub mod kernel;
+pub mod launch;
+pub mod respond;
 pub mod rules;
 pub mod sink;

@@ -10,7 +10,9 @@ use monitor_common::{
 };
 
 use super::table::Table;
-use crate::event::{Alert, Body, Bytes, Contact, Event, Observed, Shown, Violation, printable};
+use crate::event::{
+    Alert, Body, Bytes, Contact, Enforced, Event, Observed, Shown, Violation, printable,
+};
 
 /// Identical violations within this time of an alert are counted into the next one.
 const WINDOW_NS: u64 = 10_000_000_000;
@@ -303,6 +305,7 @@ fn outcome(violation: &Violation) -> &'static str {
         (true, ..) => "reported, enforce mode would kill the server",
         (_, enforced::NONE, verdict::KILL_TREE) => "the server is killed",
         (_, enforced::NONE, verdict::KILL) => "the process is killed",
+        (_, enforced::NONE, _) if violation.enforced == Enforced::Agent => "the server is killed",
         (_, enforced::NONE, _) => "seen too late to be denied",
         (_, enforced::DENIED, verdict::KILL_TREE) => "denied, the server is killed",
         (_, enforced::DENIED, verdict::KILL) => "denied, the process is killed",

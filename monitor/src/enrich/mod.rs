@@ -196,8 +196,12 @@ impl Enricher {
             return None;
         }
         let observed_only = record.mode == mode::OBSERVE;
-        let answered = record.enforced.min(enforced::DENIED_AND_KILLED);
-        let by_agent = !observed_only && decision.verdict >= verdict::KILL;
+        let judged_by_agent = record.enforced == enforced::AGENT;
+        let answered = match record.enforced {
+            enforced::AGENT => enforced::NONE,
+            answered => answered.min(enforced::DENIED_AND_KILLED),
+        };
+        let by_agent = !observed_only && (decision.verdict >= verdict::KILL || judged_by_agent);
         let policy = self.policies.get(&record.policy);
         Some(Violation {
             decision,

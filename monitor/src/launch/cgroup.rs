@@ -1,0 +1,283 @@
+//! The cgroup that one instance lives in: where it stands, who is in it, and its end.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::{
+        ffi::OsStringExt as _,
+        fs::{FileExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::unistd::Pid;
+
+/// Directory beneath the cgroup2 mount that holds every instance's cgroup.
+const PARENT: &str = "mcp-monitor";
+
+/// Why an instance's cgroup could not be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// There is no cgroup2 file system.
+    #[error(
+        "no cgroup2 file system is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`)"
+    )]
+    NotMounted,
+    /// An operation on a file or directory of the hierarchy failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What came of it.
+        source: io::Error,
+    },
+    /// Every number tried is taken.
+    #[error("no free instance number beneath {}: remove what older runs left there", .0.display())]
+    Taken(PathBuf),
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> CgroupError {
+    CgroupError::Io { action, path: path.to_owned(), source }
+}
+
+/// Where the cgroup2 hierarchy is mounted; on hosts with cgroup v1 that is not `/sys/fs/cgroup`.
+pub fn mount_point() -> Result<PathBuf, CgroupError> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = fs::read(path).map_err(|source| failed("read", path, source))?;
+    text.split(|&byte| byte == b'\n').find_map(cgroup2_mount).ok_or(CgroupError::NotMounted)
+}
+
+/// The mount point in a line of mountinfo when it is a cgroup2 file system.
+fn cgroup2_mount(line: &[u8]) -> Option<PathBuf> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let mount_point = fields.nth(4)?;
+    // Optional fields end at a lone "-"; the type follows it.
+    fields.find(|field| *field == b"-")?;
+    (fields.next()? == b"cgroup2")
+        .then(|| PathBuf::from(std::ffi::OsString::from_vec(unescape(mount_point))))
+}
+
+/// Undoes the kernel's octal escapes of blanks and backslashes.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|digits| {
+            first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit))
+        });
+        if let Some(digits) = octal {
+            bytes.push(digits.iter().fold(0, |value: u8, digit| (value << 3) | (digit - b'0')));
+            rest = &tail[3..];
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    bytes
+}
+
+/// An instance's cgroup. Dropping it kills what is inside and removes the directory.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    kill: File,
+    freeze: File,
+    events: File,
+    id: u64,
+}
+
+impl Cgroup {
+    /// Makes the cgroup of a new instance. `number` proposes instance numbers; one whose
+    /// directory exists already is passed over.
+    pub fn create(mut number: impl FnMut() -> u32) -> Result<(u32, Self), CgroupError> {
+        let parent = mount_point()?.join(PARENT);
+        for _ in 0..64 {
+            let instance = number();
+            let path = parent.join(instance.to_string());
+            match make(&parent, &path) {
+                Ok(()) => return Ok((instance, Self::open(&path)?)),
+                Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(failed("create", &path, source)),
+            }
+        }
+        Err(CgroupError::Taken(parent))
+    }
+
+    fn open(path: &Path) -> Result<Self, CgroupError> {
+        let opened = || -> Result<Self, CgroupError> {
+            let writable = |name| {
+                let file = path.join(name);
+                OpenOptions::new()
+                    .write(true)
+                    .open(&file)
+                    .map_err(|source| failed("open", &file, source))
+            };
+            let events = path.join("cgroup.events");
+            Ok(Self {
+                kill: writable("cgroup.kill")?,
+                freeze: writable("cgroup.freeze")?,
+                events: File::open(&events).map_err(|source| failed("open", &events, source))?,
+                id: fs::metadata(path).map_err(|source| failed("read", path, source))?.ino(),
+                path: path.to_owned(),
+            })
+        };
+        opened().inspect_err(|_| remove_directories(path))
+    }
+
+    /// The kernel's number of this cgroup, as records carry it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where it stands in the file system.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Moves a process in.
+    pub fn add(&self, tgid: Pid) -> Result<(), CgroupError> {
+        let path = self.path.join("cgroup.procs");
+        fs::write(&path, tgid.to_string()).map_err(|source| failed("write", &path, source))
+    }
+
+    /// Sends SIGKILL to everything inside, in one step that forks cannot outrun.
+    pub fn kill(&self) -> io::Result<()> {
+        (&self.kill).write_all(b"1")
+    }
+
+    /// Stops everything inside, or lets it go on.
+    pub fn freeze(&self, frozen: bool) -> io::Result<()> {
+        (&self.freeze).write_all(if frozen { b"1" } else { b"0" })
+    }
+
+    /// Whether any process is left inside, in cgroups made beneath it too.
+    pub fn populated(&self) -> io::Result<bool> {
+        let mut text = [0; 128];
+        // At a position of its own: the guard shares this descriptor.
+        let length = self.events.read_at(&mut text, 0)?;
+        Ok(text[..length].split(|&byte| byte == b'\n').any(|line| line == b"populated 1"))
+    }
+
+    /// Waits until nothing is left inside; `false` when that took longer than `patience`.
+    pub fn wait_empty(&self, patience: Duration) -> io::Result<bool> {
+        let end = Instant::now() + patience;
+        while self.populated()? {
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(true)
+    }
+
+    /// Whether a process is inside, or in a cgroup made beneath.
+    pub fn contains(&self, tgid: Pid) -> bool {
+        let name = self.path.file_name().unwrap_or_default();
+        fs::read_to_string(format!("/proc/{tgid}/cgroup"))
+            .is_ok_and(|text| text.lines().any(|line| is_within(line, name)))
+    }
+
+    /// Removes the directory, which must be empty of processes.
+    pub fn remove(&self) {
+        remove_directories(&self.path);
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Fails when the guard or an earlier step has removed it, which is what is wanted.
+        let _ = self.kill();
+        let _ = self.wait_empty(Duration::from_secs(5));
+        self.remove();
+    }
+}
+
+/// Whether a line of `/proc/PID/cgroup` speaks of the instance's cgroup or of one beneath it.
+fn is_within(line: &str, instance: &OsStr) -> bool {
+    let Some(path) = line.strip_prefix("0::/") else { return false };
+    let mut components = path.split('/');
+    components.next() == Some(PARENT) && components.next().map(OsStr::new) == Some(instance)
+}
+
+/// Makes `path` and, where missing, its parent.
+fn make(parent: &Path, path: &Path) -> io::Result<()> {
+    // Another run that ends removes the parent when it was the last: try again.
+    for _ in 0..16 {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::create_dir(parent) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            },
+            other => return other,
+        }
+    }
+    fs::create_dir(path)
+}
+
+/// Removes a cgroup with those made beneath it, and the common parent when that was the last.
+pub(super) fn remove_directories(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_only(&entry.path());
+        }
+    }
+    // Both fail while something is inside; what is left then is named by the caller's own wait.
+    let _ = fs::remove_dir(path);
+    if let Some(parent) = path.parent().filter(|parent| parent.ends_with(PARENT)) {
+        let _ = fs::remove_dir(parent);
+    }
+}
+
+fn remove_only(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_only(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroup2_is_found_behind_optional_fields() {
+        let line = b"41 31 0:38 / /sys/fs/cgroup/unified rw shared:5 master:2 - cgroup2 none rw";
+        assert_eq!(cgroup2_mount(line), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+    }
+
+    #[test]
+    fn cgroup1_is_not_taken_for_cgroup2() {
+        let line = b"35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory";
+        assert_eq!(cgroup2_mount(line), None);
+    }
+
+    #[test]
+    fn mount_points_with_blanks_are_unescaped() {
+        let line = b"41 31 0:38 / /mnt/a\\040b\\134c rw - cgroup2 none rw";
+        assert_eq!(cgroup2_mount(line), Some(PathBuf::from("/mnt/a b\\c")));
+    }
+
+    #[test]
+    fn members_are_told_by_the_whole_name() {
+        let seven = OsStr::new("7");
+        assert!(is_within("0::/mcp-monitor/7", seven));
+        assert!(is_within("0::/mcp-monitor/7/beneath", seven));
+        for outside in ["0::/", "0::/mcp-monitor", "0::/mcp-monitor/77", "1:cpu:/mcp-monitor/7", ""]
+        {
+            assert!(!is_within(outside, seven), "{outside}");
+        }
+    }
+
+    #[test]
+    fn malformed_lines_are_passed_over() {
+        for line in [&b""[..], b"41", b"41 31 0:38 / /x rw", b"41 31 0:38 / /x rw -"] {
+            assert_eq!(cgroup2_mount(line), None);
+        }
+    }
+}

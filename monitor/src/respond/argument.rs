@@ -1,0 +1,161 @@
+//! Second judgement of what the kernel could only judge by a user's string.
+//!
+//! On the tracepoint backend changes to files are seen with the path that the process wrote, put
+//! behind its base directory: `..`, doubled slashes and symbolic links stand in it as they are.
+//! Here the path is made plain, once by its text and once by asking the kernel where its parent
+//! is now, and judged by the same tables and the same precedence. The stronger verdict stands.
+
+use std::{
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, AsRawFd as _, OwnedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::Path,
+};
+
+use monitor_common::{
+    policy::{Decision, access, decide, mode, verdict},
+    record::{Record, change, enforced, flags, kind},
+};
+use nix::{
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, readlink},
+    sys::stat::Mode,
+};
+
+use crate::{decode::Decoded, rules::Compiled};
+
+/// The record with the stronger verdict, when the second judgement finds one.
+pub fn rejudge(decoded: &Decoded<'_>, compiled: &Compiled) -> Option<Record> {
+    let record = &decoded.record;
+    if record.flags & flags::ARGUMENT == 0 || record.flags & flags::TRUNCATED != 0 {
+        return None;
+    }
+    let asked = match record.kind {
+        kind::CHANGE => access::WRITE,
+        kind::UNIX if record.flags & flags::ABSTRACT == 0 => access::UNIX,
+        _ => return None,
+    };
+    // The text of a symbolic link is no path that is touched.
+    let second = match record.op {
+        change::SYMLINK => &[],
+        _ => decoded.second(),
+    };
+    let strongest = [decoded.path(), second]
+        .into_iter()
+        .filter(|path| path.starts_with(b"/"))
+        .flat_map(|path| [Some(plain(path)), resolved(record.tgid, path)])
+        .flatten()
+        .map(|path| {
+            let classes = compiled.classify_path(&path) | record.labels;
+            (decide(&compiled.policy, classes, asked), classes)
+        })
+        .max_by_key(|(decision, _)| decision.verdict)?;
+    (strongest.0.verdict > record.decision.verdict).then(|| stronger(record, strongest))
+}
+
+fn stronger(record: &Record, (decision, classes): (Decision, u32)) -> Record {
+    let mut record = *record;
+    record.decision = decision;
+    record.classes |= classes;
+    let answered = record.enforced != enforced::NONE;
+    if record.mode == mode::ENFORCE && decision.verdict >= verdict::DENY && !answered {
+        record.enforced = enforced::AGENT;
+    }
+    record
+}
+
+/// The path without `.`, `..` and doubled slashes, by its text alone.
+fn plain(path: &[u8]) -> Vec<u8> {
+    let mut components: Vec<&[u8]> = Vec::new();
+    for component in path.split(|&byte| byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => {
+                components.pop();
+            }
+            name => components.push(name),
+        }
+    }
+    let mut plain = Vec::with_capacity(path.len());
+    for component in components {
+        plain.push(b'/');
+        plain.extend_from_slice(component);
+    }
+    if plain.is_empty() { b"/".to_vec() } else { plain }
+}
+
+/// Where the path's parent is, as the process sees it now, with the last component behind it.
+/// `None` when that cannot be told: the process has ended, or the directory is gone.
+fn resolved(tgid: u32, path: &[u8]) -> Option<Vec<u8>> {
+    let path = path.strip_suffix(b"/").unwrap_or(path);
+    let slash = path.iter().rposition(|&byte| byte == b'/')?;
+    let (parent, name) = (&path[..slash], &path[slash + 1..]);
+    if matches!(name, b"" | b"." | b"..") {
+        return None;
+    }
+    let root = format!("/proc/{tgid}/root");
+    let root = open(Path::new(&root), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let directory = cached_directory(&root, parent)?;
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let mut resolved = readlink(Path::new(&link)).ok()?.into_vec();
+    if resolved != b"/" {
+        resolved.push(b'/');
+    }
+    resolved.extend_from_slice(name);
+    Some(resolved)
+}
+
+/// Opens a directory beneath a root by what the kernel has in its caches. It never asks a file
+/// system: one made by the watched process could keep the monitor waiting for ever.
+fn cached_directory(root: impl AsFd, path: &[u8]) -> Option<OwnedFd> {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(
+        ResolveFlag::RESOLVE_IN_ROOT
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS
+            | ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED),
+    );
+    let path = if path.is_empty() { b"/" } else { path };
+    openat2(root, Path::new(OsStr::from_bytes(path)), how).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn text_is_made_plain() {
+        for (written, meant) in [
+            ("/a/b", "/a/b"),
+            ("/a//b/./c/", "/a/b/c"),
+            ("/a/../b", "/b"),
+            ("/../..", "/"),
+            ("/", "/"),
+            ("/a/b/../../../c", "/c"),
+        ] {
+            assert_eq!(plain(written.as_bytes()), meant.as_bytes(), "{written}");
+        }
+    }
+
+    #[test]
+    fn links_on_the_way_are_followed_and_the_last_component_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = fs::canonicalize(directory.path()).unwrap();
+        fs::create_dir(directory.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", directory.join("way")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", directory.join("real/link")).unwrap();
+        let written = directory.join("way/../way/link");
+        // Looking brings it into the caches, as the watched call did.
+        fs::symlink_metadata(&written).unwrap();
+        let found = resolved(std::process::id(), written.as_os_str().as_bytes()).unwrap();
+        assert_eq!(found, directory.join("real/link").as_os_str().as_bytes());
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_left_alone() {
+        assert_eq!(resolved(u32::MAX, b"/etc/passwd"), None);
+        assert_eq!(resolved(std::process::id(), b"/no/such/directory/x"), None);
+        assert_eq!(resolved(std::process::id(), b"/etc/.."), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! What userspace does about a verdict, at once when its record is read: end the instance's tree,
+//! or one process of it. Refusing and the first SIGKILL are the kernel programs' work.
+
+pub mod argument;
+
+use std::{fs, io};
+
+use monitor_common::{
+    policy::{mode, reason, verdict},
+    record::{Record, enforced},
+};
+use nix::unistd::Pid;
+
+use crate::launch::Cgroup;
+
+/// What is left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing: allowed, only reported, or done by the kernel.
+    Nothing,
+    /// The process that acted must die.
+    Process,
+    /// Everything of the instance must die.
+    Tree,
+}
+
+/// What a record leaves to do.
+pub fn answer(record: &Record) -> Answer {
+    if record.mode != mode::ENFORCE || record.decision.verdict < verdict::DENY {
+        return Answer::Nothing;
+    }
+    let killing = record.decision.verdict >= verdict::KILL;
+    match record.enforced {
+        _ if record.decision.verdict == verdict::KILL_TREE => Answer::Tree,
+        _ if record.decision.reason == reason::DOOMED => Answer::Tree,
+        // A kill instead of a refusal: the call had been carried out, and descriptors may be
+        // shared with the rest of the tree, which the kernel has sentenced.
+        enforced::KILLED => Answer::Tree,
+        // Userspace judged it, the kernel could not refuse it.
+        enforced::AGENT => Answer::Tree,
+        // Refused by a program that cannot send signals; the tree is sentenced instead.
+        enforced::DENIED if killing => Answer::Tree,
+        enforced::NONE if killing => Answer::Process,
+        _ => Answer::Nothing,
+    }
+}
+
+/// Does what a record leaves to do.
+///
+/// # Errors
+/// When the kernel refuses to kill.
+pub fn carry_out(record: &Record, cgroup: &Cgroup) -> io::Result<()> {
+    match answer(record) {
+        Answer::Nothing => Ok(()),
+        Answer::Tree => cgroup.kill(),
+        Answer::Process => kill_process(record, cgroup),
+    }
+}
+
+/// Kills the process that acted, if it is still the same one and still in the tree.
+fn kill_process(record: &Record, cgroup: &Cgroup) -> io::Result<()> {
+    let tgid = Pid::from_raw(record.tgid as i32);
+    // Opened first: from then on the number cannot come to mean another process unnoticed.
+    // SAFETY: takes integers.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, tgid.as_raw(), 0) };
+    if pidfd < 0 {
+        return gone_is_fine(io::Error::last_os_error());
+    }
+    let same = start_ticks(tgid) == Some(to_ticks(record.start_ns)) && cgroup.contains(tgid);
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor was just opened here and is closed once; no siginfo is passed.
+    unsafe {
+        let sent = if same {
+            libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0)
+        } else {
+            0
+        };
+        let error = io::Error::last_os_error();
+        libc::close(pidfd as i32);
+        if sent < 0 { gone_is_fine(error) } else { Ok(()) }
+    }
+}
+
+fn gone_is_fine(error: io::Error) -> io::Result<()> {
+    if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
+}
+
+/// Start of a process in clock ticks since boot, field 22 of its stat.
+fn start_ticks(tgid: Pid) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    after_name.split(' ').nth(19)?.parse().ok()
+}
+
+/// Clock ticks are hundredths of a second in every interface to userspace (USER_HZ).
+fn to_ticks(start_ns: u64) -> u64 {
+    start_ns / 10_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_common::{policy::Decision, record::kind};
+
+    use super::*;
+    use crate::decode::tests::blank;
+
+    fn record(mode: u8, verdict: u8, enforced: u8) -> Record {
+        let decision = Decision { verdict, ..Decision::default() };
+        Record { mode, decision, enforced, ..blank(kind::OPEN) }
+    }
+
+    #[test]
+    fn observing_never_kills() {
+        for verdict in verdict::ALLOW..=verdict::KILL_TREE {
+            for enforced in enforced::NONE..=enforced::AGENT {
+                let record = record(mode::OBSERVE, verdict, enforced);
+                assert_eq!(answer(&record), Answer::Nothing);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_by_the_kernel_is_enough_for_deny() {
+        let record = record(mode::ENFORCE, verdict::DENY, enforced::DENIED);
+        assert_eq!(answer(&record), Answer::Nothing);
+    }
+
+    #[test]
+    fn a_deny_that_the_kernel_could_only_answer_by_killing_ends_the_tree() {
+        let record = record(mode::ENFORCE, verdict::DENY, enforced::KILLED);
+        assert_eq!(answer(&record), Answer::Tree);
+    }
+
+    #[test]
+    fn a_deny_that_was_only_reported_ends_nothing() {
+        let record = record(mode::ENFORCE, verdict::DENY, enforced::NONE);
+        assert_eq!(answer(&record), Answer::Nothing);
+    }
+
+    #[test]
+    fn kill_reaches_the_process_and_kill_tree_the_tree() {
+        let killed = enforced::DENIED_AND_KILLED;
+        assert_eq!(answer(&record(mode::ENFORCE, verdict::KILL, killed)), Answer::Nothing);
+        let none = enforced::NONE;
+        assert_eq!(answer(&record(mode::ENFORCE, verdict::KILL, none)), Answer::Process);
+        for enforced in enforced::NONE..=enforced::AGENT {
+            let record = record(mode::ENFORCE, verdict::KILL_TREE, enforced);
+            assert_eq!(answer(&record), Answer::Tree);
+        }
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start() {
+        let own = Pid::this();
+        let ticks = start_ticks(own).unwrap();
+        assert!(ticks > 0);
+        assert_eq!(to_ticks(ticks * 10_000_000 + 9_999_999), ticks);
+        assert_eq!(start_ticks(Pid::from_raw(i32::MAX)), None);
+    }
+}

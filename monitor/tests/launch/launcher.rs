@@ -1,0 +1,51 @@
+//! The smallest monitor: launches, handles signals, ends. No kernel programs.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::fd::AsFd as _,
+    process::ExitCode,
+};
+
+use mcp_monitor::launch::{self, Account, Cgroup, signals::Signals};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Makes the launcher's `watch` step fail, as a full tag table would.
+pub const WATCH_FAILS: &str = "LAUNCH_TEST_WATCH_FAILS";
+
+pub fn main(command: &[OsString]) -> ExitCode {
+    match run(command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("launch: {error:#}");
+            let code = error.downcast_ref().map_or(125, launch::LaunchError::exit_code);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(command: &[OsString]) -> anyhow::Result<u8> {
+    let signals = Signals::block()?;
+    let account = Account::of_caller()?;
+    let number = || std::process::id();
+    let (instance, cgroup) = Cgroup::create(number)?;
+    eprintln!("cgroup={}", cgroup.path().display());
+    let watch = |_| match std::env::var_os(WATCH_FAILS).as_deref() == Some(OsStr::new("1")) {
+        true => Err(io::Error::other(format!("instance {instance} cannot be tagged"))),
+        false => Ok(()),
+    };
+    let mut server = launch::start(command, &account, signals.inherited(), cgroup, watch)?;
+    eprintln!("server={}", server.pid());
+    eprintln!("guard={}", server.guard_pid());
+    eprintln!("capabilities={}", server.undoing_capabilities().unwrap_or_default().join(","));
+    launch::let_go_of_streams(&File::open("/dev/null")?)?;
+    let ended = loop {
+        poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+        if let Some(ended) = server.handle(&signals)? {
+            break ended;
+        }
+    };
+    eprintln!("left={}", server.end_tree()?);
+    Ok(ended.exit_code())
+}
