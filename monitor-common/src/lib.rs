@@ -11,6 +11,7 @@ pub mod network;
 pub mod offsets;
 pub mod policy;
 pub mod record;
+pub mod syscall;
 
 /// Marks types that userspace may copy into and out of maps, and asserts their layout.
 macro_rules! wire {

@@ -83,6 +83,14 @@ pub fn canonical(address: [u8; 16]) -> [u8; 16] {
     address
 }
 
+/// [`canonical`] for an address to listen on, where the unspecified address is not loopback but
+/// every interface, and so stays as it is.
+#[inline(always)]
+pub fn canonical_local(address: [u8; 16]) -> [u8; 16] {
+    let unspecified_v4 = mapped_v4(0);
+    if address == [0; 16] || address == unspecified_v4 { address } else { canonical(address) }
+}
+
 /// `::ffff:a.b.c.d` of an IPv4 address in host byte order.
 #[inline(always)]
 pub const fn mapped_v4(address: u32) -> [u8; 16] {

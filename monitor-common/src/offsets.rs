@@ -107,7 +107,18 @@ offsets! {
     unix_address_name = "unix_address"."name",
     msghdr_name = "msghdr"."msg_name",
     msghdr_namelen = "msghdr"."msg_namelen",
+    inode_private = "inode"."i_private",
+    regs_orig_ax = "pt_regs"."orig_ax",
+    regs_bx = "pt_regs"."bx",
+    regs_cx = "pt_regs"."cx",
+    regs_dx = "pt_regs"."dx",
+    regs_si = "pt_regs"."si",
+    regs_di = "pt_regs"."di",
+    regs_bp = "pt_regs"."bp",
+    regs_r8 = "pt_regs"."r8",
+    regs_r9 = "pt_regs"."r9",
+    regs_r10 = "pt_regs"."r10",
     io_kiocb_opcode = "io_kiocb"."opcode",
 }
 
-wire!(Offsets = 304);
+wire!(Offsets = 348);

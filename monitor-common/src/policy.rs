@@ -152,10 +152,36 @@ pub struct Policy {
     pub reserved: u8,
     /// [`verdict`] of what no rule names, by bit number of [`access`].
     pub unlisted: [u8; access::COUNT],
-    /// [`verdict`] by set.
-    pub set_verdict: [u8; 8],
-    /// [`access`] bits that a set speaks about, by set.
-    pub set_access: [u8; 8],
+    /// What the sets say: bit `1 << set` of `sets[bit][verdict - 1]` when the set has that
+    /// [`verdict`] on the [`access`] of that bit number. See [`Policy::rule_set`].
+    pub sets: [[u16; VERDICTS]; access::COUNT],
+}
+
+/// Verdicts that a set can have.
+const VERDICTS: usize = 4;
+
+impl Policy {
+    /// A policy that speaks about nothing and allows everything.
+    pub const EMPTY: Self = Self {
+        tables: [TableRef { base: 0, classes: 0 }; TABLES],
+        network: 0,
+        id: 0,
+        record: 0,
+        mode: mode::OBSERVE,
+        reserved: 0,
+        unlisted: [verdict::ALLOW; access::COUNT],
+        sets: [[0; VERDICTS]; access::COUNT],
+    };
+
+    /// Gives a set ([`set`]) a verdict on accesses (bits of [`access`]).
+    pub fn rule_set(&mut self, set: usize, accesses: u8, verdict: u8) {
+        for (bit, by_verdict) in self.sets.iter_mut().enumerate() {
+            for (at, mask) in by_verdict.iter_mut().enumerate() {
+                let holds = accesses >> bit & 1 == 1 && usize::from(verdict) == at + 1;
+                *mask = *mask & !(1 << set) | u16::from(holds) << set;
+            }
+        }
+    }
 }
 
 /// A verdict and what it rests on.
@@ -233,7 +259,7 @@ pub struct Label {
 
 wire!(
     TableRef = 8,
-    Policy = 64,
+    Policy = 96,
     Decision = 4,
     Tag = 16,
     InstanceState = 8,
@@ -248,12 +274,12 @@ wire!(
 /// several accesses the one with the strongest verdict is reported.
 #[inline(always)]
 pub fn decide(policy: &Policy, classes: u32, asked: u8) -> Decision {
-    let mut strongest = Decision { access: asked & asked.wrapping_neg(), ..Decision::default() };
+    let mut strongest = Decision::default();
     let mut bit = 0;
     while bit < access::COUNT {
         if asked & (1 << bit) != 0 {
             let decision = decide_one(policy, classes, bit);
-            if decision.verdict > strongest.verdict || strongest.access == decision.access {
+            if strongest.access == 0 || decision.verdict > strongest.verdict {
                 strongest = decision;
             }
         }
@@ -271,33 +297,30 @@ fn decide_one(policy: &Policy, classes: u32, bit: usize) -> Decision {
     if classes & class::ALLOW_SECRET != 0 {
         return Decision { verdict: verdict::ALLOW, reason: reason::ALLOW_SECRET, set: 0, access };
     }
-    let allowing = match access {
-        access::READ => class::READ | class::WRITE,
-        access::WRITE => class::WRITE,
-        access::EXEC => class::EXEC,
-        access::CONNECT => class::CONNECT,
-        access::LISTEN => class::LISTEN,
-        _ => class::UNIX,
-    };
-    let mut decision = if classes & allowing != 0 {
-        Decision { verdict: verdict::ALLOW, reason: reason::LISTED, set: 0, access }
-    } else {
-        let verdict = policy.unlisted[bit];
-        Decision { verdict, reason: reason::UNLISTED, set: 0, access }
-    };
-    let mut set = 0;
-    while set < set::COUNT {
-        if classes & class::of_set(set) != 0 && policy.set_access[set] & access != 0 {
-            let verdict = policy.set_verdict[set];
-            let named = verdict > verdict::ALLOW && decision.reason != reason::SET;
-            if verdict > decision.verdict || (verdict == decision.verdict && named) {
-                decision = Decision { verdict, reason: reason::SET, set: set as u8, access };
-            }
+    let listed = classes & ALLOWING[bit] != 0;
+    let rules = if listed { verdict::ALLOW } else { policy.unlisted[bit] };
+    let mut verdict = VERDICTS as u8;
+    while verdict > verdict::ALLOW && verdict >= rules {
+        let says = classes >> class::SET_SHIFT & policy.sets[bit][verdict as usize - 1] as u32;
+        if says != 0 {
+            let set = says.trailing_zeros() as u8;
+            return Decision { verdict, reason: reason::SET, set, access };
         }
-        set += 1;
+        verdict -= 1;
     }
-    decision
+    let reason = if listed { reason::LISTED } else { reason::UNLISTED };
+    Decision { verdict: rules, reason, set: 0, access }
 }
+
+/// Class bits that allow an access, by its bit number.
+const ALLOWING: [u32; access::COUNT] = [
+    class::READ | class::WRITE,
+    class::WRITE,
+    class::EXEC,
+    class::CONNECT,
+    class::LISTEN,
+    class::UNIX,
+];
 
 /// The verdict on what exceeds a bound: refused, because nothing is matched in a shortened form.
 #[inline(always)]
@@ -307,5 +330,64 @@ pub const fn beyond_bound(asked: u8) -> Decision {
         reason: reason::BOUND,
         set: 0,
         access: asked & asked.wrapping_neg(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        let unlisted = [verdict::ALERT, verdict::DENY, verdict::DENY, verdict::DENY, 0, 0];
+        let mut policy = Policy { unlisted, ..Policy::EMPTY };
+        policy.rule_set(set::SECRETS, 0x3f, verdict::KILL_TREE);
+        policy.rule_set(set::SENSITIVE, 0x3f, verdict::ALERT);
+        policy.rule_set(set::PERSISTENCE, access::WRITE, verdict::DENY);
+        policy
+    }
+
+    fn verdict_of(classes: u32, asked: u8) -> (u8, u8) {
+        let decision = decide(&policy(), classes, asked);
+        (decision.verdict, decision.reason)
+    }
+
+    #[test]
+    fn what_is_listed_is_allowed_and_the_rest_is_unlisted() {
+        assert_eq!(verdict_of(class::READ, access::READ), (verdict::ALLOW, reason::LISTED));
+        assert_eq!(verdict_of(class::WRITE, access::READ), (verdict::ALLOW, reason::LISTED));
+        assert_eq!(verdict_of(class::READ, access::WRITE), (verdict::DENY, reason::UNLISTED));
+        assert_eq!(verdict_of(0, access::READ), (verdict::ALERT, reason::UNLISTED));
+        assert_eq!(verdict_of(class::EXEC, access::EXEC), (verdict::ALLOW, reason::LISTED));
+    }
+
+    #[test]
+    fn deny_is_stronger_than_allow_secret_and_allow_secret_than_sets() {
+        let secrets = class::of_set(set::SECRETS);
+        let both = class::DENY | class::ALLOW_SECRET | class::READ;
+        assert_eq!(verdict_of(both, access::READ), (verdict::DENY, reason::DENY));
+        let named = secrets | class::ALLOW_SECRET;
+        assert_eq!(verdict_of(named, access::READ), (verdict::ALLOW, reason::ALLOW_SECRET));
+        let broad = secrets | class::READ;
+        assert_eq!(verdict_of(broad, access::READ), (verdict::KILL_TREE, reason::SET));
+    }
+
+    #[test]
+    fn a_set_speaks_only_about_its_accesses_and_names_itself_on_a_tie() {
+        let persistence = class::of_set(set::PERSISTENCE);
+        let decision = decide(&policy(), persistence, access::WRITE);
+        assert_eq!((decision.reason, decision.set), (reason::SET, set::PERSISTENCE as u8));
+        assert_eq!(verdict_of(persistence | class::READ, access::READ).0, verdict::ALLOW);
+        let sensitive = class::of_set(set::SENSITIVE);
+        assert_eq!(verdict_of(sensitive, access::WRITE), (verdict::DENY, reason::UNLISTED));
+        assert_eq!(verdict_of(sensitive, access::READ), (verdict::ALERT, reason::SET));
+    }
+
+    #[test]
+    fn of_several_accesses_the_strongest_verdict_is_reported() {
+        let decision = decide(&policy(), class::READ, access::READ | access::WRITE);
+        assert_eq!((decision.verdict, decision.access), (verdict::DENY, access::WRITE));
+        let decision = decide(&policy(), class::WRITE, access::READ | access::WRITE);
+        assert_eq!((decision.verdict, decision.access), (verdict::ALLOW, access::READ));
+        assert_eq!(decide(&policy(), 0, 0), Decision::default());
     }
 }

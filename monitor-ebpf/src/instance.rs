@@ -34,6 +34,8 @@ pub struct Subject {
     pub ids: u64,
     /// The policy it is under.
     pub policy: &'static Policy,
+    /// Slot of that policy.
+    pub slot: u32,
 }
 
 /// What [`current`] found.
@@ -46,9 +48,20 @@ pub enum Current {
     Tagged(Subject),
 }
 
-/// The running process.
+/// The running process; a sentenced one is killed.
 #[inline(always)]
 pub fn current() -> Current {
+    look_up(true)
+}
+
+/// The same for programs that cannot send signals.
+#[inline(always)]
+pub fn current_without_signal() -> Current {
+    look_up(false)
+}
+
+#[inline(always)]
+fn look_up(may_signal: bool) -> Current {
     let ids = bpf_get_current_pid_tgid();
     let Some(tag) = tag_of((ids >> 32) as u32) else { return Current::Untagged };
     let Some(state) = INSTANCES.get_ptr(tag.slot) else { return missing() };
@@ -61,7 +74,9 @@ pub fn current() -> Current {
         )
     };
     if doomed != 0 {
-        kill_current();
+        if may_signal {
+            kill_current();
+        }
         return Current::Outlaw;
     }
     if slot == 0 {
@@ -69,7 +84,7 @@ pub fn current() -> Current {
     }
     match POLICIES.get_ptr(slot) {
         // SAFETY: userspace does not touch a policy that is in force.
-        Some(policy) => Current::Tagged(Subject { tag, ids, policy: unsafe { &*policy } }),
+        Some(policy) => Current::Tagged(Subject { tag, ids, policy: unsafe { &*policy }, slot }),
         None => missing(),
     }
 }

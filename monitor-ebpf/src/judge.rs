@@ -164,38 +164,25 @@ impl Opened {
         self.mode & FMODE_BACKING != 0 || inode != place.inode()
     }
 
+    /// What the open asks for; bits of the mode are bits of [`access`]. Without branches, as is
+    /// [`Self::did`]: each would double what the verifier has to follow.
     #[inline(always)]
     fn asked(&self) -> u8 {
-        let mut asked = 0;
-        if self.mode & FMODE_READ != 0 {
-            asked |= access::READ;
-        }
-        if self.mode & FMODE_WRITE != 0 || self.flags & O_TRUNC != 0 {
-            asked |= access::WRITE;
-        }
+        const { assert!(FMODE_READ as u8 == access::READ && FMODE_WRITE as u8 == access::WRITE) };
+        let truncates = (self.flags & O_TRUNC) / O_TRUNC * FMODE_WRITE;
+        let asked = (self.mode & (FMODE_READ | FMODE_WRITE) | truncates) as u8;
         if asked == 0 { access::READ } else { asked }
     }
 
     #[inline(always)]
     fn did(&self) -> u32 {
-        let mut bits = 0;
-        let pairs = [
-            (self.mode & FMODE_READ, did::READ),
-            (self.mode & FMODE_WRITE, did::WRITE),
-            (self.mode & FMODE_CREATED, did::CREATE),
-            (self.flags & O_TRUNC, did::TRUNCATE),
-            (self.flags & O_APPEND, did::APPEND),
-            (self.mode & FMODE_PATH, did::PATH),
-            (self.flags & O_TMPFILE, did::TEMPORARY),
-        ];
-        let mut i = 0;
-        while i < pairs.len() {
-            if pairs[i].0 != 0 {
-                bits |= pairs[i].1;
-            }
-            i += 1;
-        }
-        bits
+        const { assert!(FMODE_READ == did::READ && FMODE_WRITE == did::WRITE) };
+        self.mode & (FMODE_READ | FMODE_WRITE)
+            | (self.mode & FMODE_CREATED) / FMODE_CREATED * did::CREATE
+            | (self.flags & O_TRUNC) / O_TRUNC * did::TRUNCATE
+            | (self.flags & O_APPEND) / O_APPEND * did::APPEND
+            | (self.mode & FMODE_PATH) / FMODE_PATH * did::PATH
+            | (self.flags & O_TMPFILE) / O_TMPFILE * did::TEMPORARY
     }
 }
 
@@ -243,14 +230,18 @@ fn describe_owner(scratch: &mut Scratch, subject: &Subject, inode: Address, dent
         return 0;
     }
     let proc = inode.wrapping_sub(offset!(proc_inode_vfs) as u64);
-    let pid: Address = field!(proc, proc_inode_pid);
-    let first: Address = field!(pid, pid_tasks);
-    let task = first.wrapping_sub(offset!(task_pid_links) as u64);
-    describe_target(scratch, task);
+    describe_target(scratch, task_of_pid(field!(proc, proc_inode_pid)));
     if scratch.record.target.instance == subject.tag.instance {
         return 0;
     }
     class::of_set(set::PROCESSES)
+}
+
+/// A task of a `struct pid`.
+#[inline(always)]
+pub fn task_of_pid(pid: Address) -> Address {
+    let first: Address = field!(pid, pid_tasks);
+    first.wrapping_sub(offset!(task_pid_links) as u64)
 }
 
 /// Fills in the other process.

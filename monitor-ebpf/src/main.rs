@@ -8,6 +8,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod argument;
 mod atomic;
 mod emit;
 mod hooks;

@@ -11,9 +11,14 @@ use monitor_common::{
     network::{AddressKey, AddressRules},
     policy::{InodeKey, InstanceState, Label, Policy, Tag},
     record::counter,
+    syscall::{self, Call},
 };
 
 use crate::scratch::Scratch;
+
+/// What the exit of each system call means, on the tracepoint backend.
+#[map]
+pub static CALLS: Array<Call> = Array::with_max_entries(syscall::CALLS, 0);
 
 /// Tag by tgid. A hash rather than task storage: it covers io_uring workers and every program type.
 #[map]

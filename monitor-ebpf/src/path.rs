@@ -6,6 +6,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 use monitor_common::{
     limits::{PATH_DEPTH_MAX, PATH_MAX},
+    offsets::ABSENT,
     record::flags,
 };
 
@@ -184,7 +185,7 @@ pub fn some_mount(task: Address, dentry: Address) -> Address {
     }
     let root: Address = read(fs, offset!(fs_root) + offset!(path_mnt));
     let root_sb: Address = field!(root, vfsmount_sb);
-    if root_sb == sb {
+    if root_sb == sb || offset!(mount_instance) == ABSENT {
         return root;
     }
     let first: Address = field!(sb, sb_mounts);

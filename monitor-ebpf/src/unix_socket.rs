@@ -3,13 +3,17 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
+use aya_ebpf::helpers::generated::{
+    bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user_str,
+};
 use monitor_common::{
     policy::access,
     record::{Peer, flags},
+    syscall::NO_ARGUMENT,
 };
 
 use crate::{
+    argument::{self, Arguments},
     instance::Subject,
     judge,
     kernel_field::{Address, field, offset},
@@ -78,3 +82,30 @@ fn read_abstract(scratch: &mut Scratch, address: Address, length: u32) {
 
 /// What connects and sends to AF_UNIX sockets ask.
 pub const TO_SOCKET: u8 = access::UNIX;
+
+/// Describes and judges an address given to a send, which the kernel keeps no trace of.
+#[inline(always)]
+pub fn judge_named(scratch: &mut Scratch, subject: &Subject, arguments: Arguments, address: u64) {
+    scratch.record.peer = Peer { family: AF_UNIX, ..Peer::default() };
+    let text = address.wrapping_add(NAME_AT as u64);
+    let start = argument::user_word(text);
+    let labels = if start as u8 == 0 {
+        // SAFETY: string 0 has 4,104 bytes; an abstract name is shown behind an `@`.
+        unsafe {
+            scratch.record.flags |= flags::ABSTRACT | flags::ARGUMENT;
+            let target = scratch.strings.as_mut_ptr();
+            *target = b'@';
+            let length = bpf_probe_read_user_str(
+                target.add(1).cast::<c_void>(),
+                NAME_MAX,
+                text.wrapping_add(1) as *const c_void,
+            );
+            scratch.record.lengths[0] = if length > 0 { length as u16 & 0x7f } else { 1 };
+        }
+        0
+    } else {
+        argument::join(scratch, 0, arguments, NO_ARGUMENT, text)
+    };
+    scratch.record.labels |= labels;
+    policy::judge_path(scratch, subject, 0, labels, TO_SOCKET);
+}

@@ -4,7 +4,7 @@
 use std::{mem, slice};
 
 use monitor_common::{
-    policy::{reason, set, verdict},
+    policy::{Decision, reason, set, verdict},
     record::{self, Record, STRINGS, change, kind, process},
 };
 use thiserror::Error;
@@ -130,6 +130,30 @@ pub fn time_ns(bytes: &[u8]) -> Option<u64> {
     let start = mem::offset_of!(Record, time_ns);
     let field = bytes.get(start..start + 8)?;
     Some(u64::from_ne_bytes(field.try_into().ok()?))
+}
+
+/// Flags of a record that has not been decoded yet.
+pub fn flags(bytes: &[u8]) -> Option<u32> {
+    let start = mem::offset_of!(Record, flags);
+    let field = bytes.get(start..start + 4)?;
+    Some(u32::from_ne_bytes(field.try_into().ok()?))
+}
+
+/// Puts another judgement into the bytes of a record that was decoded before.
+pub fn amend(bytes: &mut [u8], judged: &Record) {
+    let Decision { verdict, reason, set, access } = judged.decision;
+    let mut put = |start: usize, value: &[u8]| {
+        if let Some(field) = bytes.get_mut(start..start + value.len()) {
+            field.copy_from_slice(value);
+        }
+    };
+    let decision = mem::offset_of!(Record, decision);
+    put(decision + mem::offset_of!(Decision, verdict), &[verdict]);
+    put(decision + mem::offset_of!(Decision, reason), &[reason]);
+    put(decision + mem::offset_of!(Decision, set), &[set]);
+    put(decision + mem::offset_of!(Decision, access), &[access]);
+    put(mem::offset_of!(Record, enforced), &[judged.enforced]);
+    put(mem::offset_of!(Record, classes), &judged.classes.to_ne_bytes());
 }
 
 fn fixed(bytes: &[u8]) -> Result<Record, DecodeError> {

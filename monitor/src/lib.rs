@@ -10,6 +10,7 @@ pub mod enrich;
 pub mod event;
 pub mod kernel;
 pub mod launch;
+pub mod pipeline;
 pub mod respond;
 pub mod rules;
 pub mod sink;

@@ -100,6 +100,9 @@ pub struct OnMachine {
     /// Boot with `preempt=full`
     #[arg(long)]
     preempt_full: bool,
+    /// Put this program on its PATH, too; it must be static
+    #[arg(long)]
+    with: Vec<PathBuf>,
     /// The command; `mcp-monitor`, `actor`, `end-to-end` and busybox's tools are on the PATH
     #[arg(required = true, last = true)]
     command: Vec<String>,
@@ -108,8 +111,8 @@ pub struct OnMachine {
 /// Runs one command on a test machine and exits with its code.
 pub fn one_command(what: OnMachine) -> Result<()> {
     setup::machines()?;
-    let image = build_image(&programs()?)?;
-    let OnMachine { kernel, preempt_full, command } = what;
+    let OnMachine { kernel, preempt_full, with, command } = what;
+    let image = build_image(&[programs()?, with].concat())?;
     let name = format!("{kernel}-command");
     let plan = Boot { name, kernel, preempt_full, command, timeout: MACHINE_TIMEOUT };
     std::process::exit(boot(&plan, &image, |line| println!("{line}"))?);

@@ -1,5 +1,7 @@
 //! The command line: arguments in, exit code out. Each verb is a module of its own.
 
+mod run;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,9 +26,13 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
-enum Verb {}
+enum Verb {
+    Run(run::Arguments),
+}
 
 /// Parses the arguments and runs the verb.
 pub fn main() -> ExitCode {
-    match Arguments::parse().verb {}
+    match Arguments::parse().verb {
+        Verb::Run(arguments) => run::main(&arguments),
+    }
 }

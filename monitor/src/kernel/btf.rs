@@ -7,6 +7,7 @@ use super::KernelError;
 
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_TYPEDEF: u32 = 8;
 const KIND_FUNC: u32 = 12;
 /// Kinds that only wrap another type: typedef, volatile, const, restrict, type tag.
 const WRAPPERS: [u32; 5] = [8, 9, 10, 11, 18];
@@ -20,6 +21,7 @@ pub struct Btf {
     types: Vec<usize>,
     structs: HashMap<Vec<u8>, u32>,
     functions: HashMap<Vec<u8>, u32>,
+    typedefs: HashMap<Vec<u8>, u32>,
 }
 
 impl Btf {
@@ -45,6 +47,7 @@ impl Btf {
             types: vec![0],
             structs: HashMap::new(),
             functions: HashMap::new(),
+            typedefs: HashMap::new(),
         };
         let mut at = types_at;
         while at < types_end {
@@ -60,6 +63,10 @@ impl Btf {
                 KIND_FUNC => {
                     let name = name.to_vec();
                     btf.functions.entry(name).or_insert(id);
+                }
+                KIND_TYPEDEF => {
+                    let name = name.to_vec();
+                    btf.typedefs.entry(name).or_insert(id);
                 }
                 _ => {}
             }
@@ -85,12 +92,25 @@ impl Btf {
     pub fn parameter(&self, function: &str, parameter: &str) -> Option<u32> {
         let func = self.types[*self.functions.get(function.as_bytes())? as usize];
         let proto = *self.types.get(word(&self.data, func + 8)? as usize)?;
-        let count = word(&self.data, proto + 4)? & 0xffff;
+        let count = self.parameters_of(proto)?;
         (0..count).find(|i| {
             let at = proto + TYPE_BYTES + *i as usize * 8;
             let name = word(&self.data, at).and_then(|offset| self.name(offset));
             name == Some(parameter.as_bytes())
         })
+    }
+
+    /// Number of arguments that programs on a tracepoint get.
+    pub fn tracepoint_arguments(&self, name: &str) -> Option<u32> {
+        let typedef = *self.typedefs.get(format!("btf_trace_{name}").as_bytes())?;
+        let pointer = self.types[self.unwrapped(typedef)? as usize];
+        let proto = *self.types.get(word(&self.data, pointer + 8)? as usize)?;
+        // The first parameter is the tracepoint's own data.
+        self.parameters_of(proto)?.checked_sub(1)
+    }
+
+    fn parameters_of(&self, proto: usize) -> Option<u32> {
+        Some(word(&self.data, proto + 4)? & 0xffff)
     }
 
     /// Whether a function of this name exists.

@@ -2,9 +2,7 @@
 
 use aya::{
     Btf, Ebpf,
-    programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, ProgramError, TracePoint,
-    },
+    programs::{BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, ProgramError},
 };
 
 use super::{Backend, KernelError, btf, cgroup};
@@ -16,8 +14,6 @@ enum Attach {
     Lsm(&'static str),
     /// tp_btf on a tracepoint, 5.5.
     BtfTracepoint(&'static str),
-    /// Classic tracepoint, category and name.
-    Tracepoint(&'static str, &'static str),
     /// cgroup sock_addr on the root of cgroup v2, 4.17.
     SockAddr,
     /// cgroup sock on the root of cgroup v2, 4.10.
@@ -97,22 +93,22 @@ const HOOKS: &[Hook] = &[
         Attach::BtfTracepoint("sched_process_exec"),
     ),
     on(Backend::Tracepoint, "sys_exit", Attach::BtfTracepoint("sys_exit")),
-    on(
-        Backend::Tracepoint,
-        "io_uring_complete",
-        Attach::Tracepoint("io_uring", "io_uring_complete"),
-    ),
-    on(
-        Backend::Tracepoint,
-        "inet_sock_set_state",
-        Attach::Tracepoint("sock", "inet_sock_set_state"),
-    ),
+    Hook {
+        only_if: Some(|btf| btf.tracepoint_arguments("io_uring_complete") == Some(3)),
+        ..on(Backend::Tracepoint, "io_uring_complete", Attach::BtfTracepoint("io_uring_complete"))
+    },
+    Hook {
+        only_if: Some(|btf| btf.tracepoint_arguments("io_uring_complete") == Some(7)),
+        ..on(
+            Backend::Tracepoint,
+            "io_uring_complete_with_result",
+            Attach::BtfTracepoint("io_uring_complete"),
+        )
+    },
     on(Backend::Tracepoint, "connect4", Attach::SockAddr),
     on(Backend::Tracepoint, "connect6", Attach::SockAddr),
     on(Backend::Tracepoint, "sendmsg4", Attach::SockAddr),
     on(Backend::Tracepoint, "sendmsg6", Attach::SockAddr),
-    on(Backend::Tracepoint, "bind4", Attach::SockAddr),
-    on(Backend::Tracepoint, "bind6", Attach::SockAddr),
     on(Backend::Tracepoint, "sock_create", Attach::Sock),
 ];
 
@@ -144,7 +140,6 @@ pub fn attach(
         attached.push(match hook.attach {
             Attach::Lsm(name) => format!("lsm/{name}"),
             Attach::BtfTracepoint(name) => format!("tp_btf/{name}"),
-            Attach::Tracepoint(category, name) => format!("tracepoint/{category}/{name}"),
             Attach::SockAddr | Attach::Sock => format!("cgroup/{}", hook.program),
         });
     }
@@ -165,11 +160,6 @@ fn attach_one(ebpf: &mut Ebpf, hook: &Hook, types: &Btf) -> Result<(), KernelErr
             let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
             program.load(name, types).map_err(failed)?;
             program.attach().map_err(failed)?;
-        }
-        Attach::Tracepoint(category, name) => {
-            let program: &mut TracePoint = program.try_into().map_err(failed)?;
-            program.load().map_err(failed)?;
-            program.attach(category, name).map_err(failed)?;
         }
         Attach::SockAddr => {
             let program: &mut CgroupSockAddr = program.try_into().map_err(failed)?;

@@ -9,6 +9,7 @@ mod policies;
 mod proof;
 mod ring;
 mod shared;
+mod syscalls;
 
 use std::{
     collections::HashSet,
@@ -156,6 +157,7 @@ impl Kernel {
             passed_over: None,
             ebpf,
         };
+        syscalls::fill(&mut kernel.ebpf)?;
         hooks::load_controls(&mut kernel.ebpf)?;
         kernel.hooks = hooks::attach(&mut kernel.ebpf, backend, layouts)?;
         proof::run(&mut kernel)?;
@@ -312,11 +314,16 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<Ring, KernelError> {
     Ok(Ring(RingBuf::try_from(map).map_err(KernelError::Map)?))
 }
 
+/// Fields that newer kernels no longer have and that the programs can do without.
+const OPTIONAL: &[(&str, &str)] = &[("mount", "mnt_instance")];
+
 fn offsets(layouts: &btf::Btf) -> Result<Offsets, KernelError> {
     let mut missing = None;
     let offsets = Offsets::look_up(|structure, member| {
         layouts.offset(structure, member).unwrap_or_else(|| {
-            missing = Some(format!("{structure}.{member}"));
+            if !OPTIONAL.contains(&(structure, member)) {
+                missing = Some(format!("{structure}.{member}"));
+            }
             ABSENT
         })
     });

@@ -8,7 +8,7 @@ use std::{
     os::{fd::FromRawFd, unix::ffi::OsStrExt},
 };
 
-use monitor_common::policy::{Policy, TABLES, TableRef, mode, verdict};
+use monitor_common::policy::{Policy, access, mode, verdict};
 
 use super::{Backend, Kernel, KernelError, policies::Parts};
 
@@ -47,17 +47,8 @@ fn attempt(kernel: &mut Kernel, path: &CString) -> Result<i32, KernelError> {
     status
 }
 
-const REFUSE_EVERYTHING: Policy = Policy {
-    tables: [TableRef { base: 0, classes: 0 }; TABLES],
-    network: 0,
-    id: 0,
-    record: 0,
-    mode: mode::ENFORCE,
-    reserved: 0,
-    unlisted: [verdict::DENY; 6],
-    set_verdict: [0; 8],
-    set_access: [0; 8],
-};
+const REFUSE_EVERYTHING: Policy =
+    Policy { mode: mode::ENFORCE, unlisted: [verdict::DENY; access::COUNT], ..Policy::EMPTY };
 
 struct Child {
     pid: i32,

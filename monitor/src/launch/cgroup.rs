@@ -80,6 +80,15 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Whether this process is in the cgroup of an instance.
+pub fn is_inside_an_instance() -> bool {
+    let inside = |line: &str| {
+        line.strip_prefix("0::/")
+            .is_some_and(|path| path.split_once('/').is_some_and(|(first, _)| first == PARENT))
+    };
+    fs::read_to_string("/proc/self/cgroup").is_ok_and(|text| text.lines().any(inside))
+}
+
 /// An instance's cgroup. Dropping it kills what is inside and removes the directory.
 #[derive(Debug)]
 pub struct Cgroup {

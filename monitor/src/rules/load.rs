@@ -1,8 +1,23 @@
 //! A server's rules with everything they name put in: includes, variables, sets.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use super::{Bindings, Finding, RuleError, SearchPath};
+use monitor_common::policy::{Label, access, class, set, verdict};
+
+use super::{
+    Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
+    address::{self, Destination, Purpose},
+    error::nearest,
+    labels,
+    parse::{self, Document, Entry, Holds, RECORD_ALL, SetDocument},
+    pattern::{self, Pattern},
+    search::is_name,
+    source::Origin,
+    variables::{Scope, VariableError, Variables},
+};
+
+/// Name of the policy of servers that have no rule file.
+pub const DEFAULT: &str = "default";
 
 /// Whether verdicts are carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,28 +28,26 @@ pub enum Mode {
     Enforce,
 }
 
-/// What a rule text is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceKind {
-    /// `servers/NAME.toml`.
-    Server,
-    /// `includes/NAME.toml`.
-    Include,
-    /// `sets/NAME.toml`.
-    Set,
+/// A pattern and what it means.
+#[derive(Clone, Debug)]
+pub(super) struct PathRule {
+    /// With its prefix resolved.
+    pub pattern: Pattern,
+    /// Bits of [`class`].
+    pub class: u32,
+    /// Where it stands.
+    pub origin: Arc<Origin>,
+    /// A symbolic link on the way to the pattern's own path, which must not be replaced.
+    pub is_link: bool,
 }
 
-/// One rule text in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// What it is.
-    pub kind: SourceKind,
-    /// Its name, without directory and ending.
-    pub name: String,
-    /// The file as people find it.
-    pub path: String,
-    /// Its text.
-    pub text: String,
+/// A destination and what it means.
+#[derive(Clone, Debug)]
+pub(super) struct AddressRule {
+    pub destination: Destination,
+    /// Bits of [`class`].
+    pub class: u32,
+    pub origin: Arc<Origin>,
 }
 
 /// The rules of one server.
@@ -47,11 +60,34 @@ pub struct Loaded {
     /// Whether verdicts are carried out; `run --mode` may replace it before [`super::compile`].
     pub mode: Mode,
     /// All texts that take part.
-    pub sources: Vec<Source>,
-    /// The variables that the rules use, with their values.
+    pub sources: Vec<Arc<Source>>,
+    /// The variables that the rules use, with their values (bytes beyond ASCII as `\xNN`, several
+    /// values one a line). `sets:HOME` are the homes that the sets cover.
     pub bindings: BTreeMap<String, String>,
     /// What may not be as meant.
     pub warnings: Vec<Finding>,
+    pub(super) record: u64,
+    pub(super) unlisted: [u8; access::COUNT],
+    pub(super) unlisted_origins: [Option<Arc<Origin>>; access::COUNT],
+    pub(super) set_verdict: [u8; set::COUNT],
+    pub(super) set_access: [u8; set::COUNT],
+    pub(super) paths: Vec<PathRule>,
+    pub(super) addresses: Vec<AddressRule>,
+    pub(super) labels: Vec<(PathBuf, Label)>,
+    pub(super) loaders: Vec<Pattern>,
+}
+
+/// A pattern whose literal beginning is another path on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedPattern {
+    /// The file as people find it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// The entry as written.
+    pub written: String,
+    /// What it stands for.
+    pub resolved: String,
 }
 
 /// Loads the rules of `server`, or the default policy when `None` or when there is no such file.
@@ -59,16 +95,335 @@ pub struct Loaded {
 /// # Errors
 /// Findings with file and line when a text is wrong, and files that cannot be read.
 pub fn load(
-    _search: &SearchPath,
+    search: &SearchPath,
     server: Option<&str>,
-    _bindings: &Bindings,
+    bindings: &Bindings,
 ) -> Result<Loaded, RuleError> {
-    Ok(Loaded {
-        server: server.unwrap_or("default").to_owned(),
-        is_default: true,
-        mode: Mode::Observe,
-        sources: Vec::new(),
-        bindings: BTreeMap::new(),
-        warnings: Vec::new(),
-    })
+    let server = server.unwrap_or(DEFAULT);
+    if !is_name(server) {
+        return Err(RuleError::Name(server.to_owned()));
+    }
+    let mut loader = Loader {
+        search,
+        findings: Vec::new(),
+        variables: Variables::new(bindings),
+        documents: Vec::new(),
+        stack: Vec::new(),
+        paths: Vec::new(),
+        addresses: Vec::new(),
+    };
+    let own = search.find(SourceKind::Server, server)?;
+    let is_default = own.is_none();
+    let source = match own {
+        Some(source) => Some(source),
+        None => search.find(SourceKind::Server, DEFAULT)?,
+    };
+    if let Some(source) = source {
+        loader.document(&source)?;
+    }
+    let sets = loader.sets()?;
+    loader.rules();
+    loader.into_loaded(server, is_default, &sets)
+}
+
+struct Loader<'a> {
+    search: &'a SearchPath,
+    findings: Vec<Finding>,
+    variables: Variables<'a>,
+    /// The server first, then its includes.
+    documents: Vec<Document>,
+    /// Includes that are being read, to find cycles.
+    stack: Vec<String>,
+    paths: Vec<PathRule>,
+    addresses: Vec<AddressRule>,
+}
+
+impl Loader<'_> {
+    fn finding(
+        &mut self,
+        severity: Severity,
+        origin: &Origin,
+        message: String,
+        help: Option<String>,
+    ) {
+        let (source, span) = (origin.source.clone(), origin.span.clone());
+        self.findings.push(Finding { severity, message, help, source, span });
+    }
+
+    fn document(&mut self, source: &Arc<Source>) -> Result<(), RuleError> {
+        let document = match parse::document(source) {
+            Ok(document) => document,
+            Err(findings) => {
+                self.findings.extend(findings);
+                return Ok(());
+            }
+        };
+        let include = document.include.clone();
+        self.documents.push(document);
+        for entry in include {
+            self.include(source, &entry)?;
+        }
+        Ok(())
+    }
+
+    fn include(&mut self, from: &Arc<Source>, entry: &Entry) -> Result<(), RuleError> {
+        let name = &entry.text;
+        let origin = origin(from, entry, "include".to_owned());
+        if self.stack.contains(name) {
+            let way = format!("{} -> {name}", self.stack.join(" -> "));
+            let help = Some("remove one of these includes".to_owned());
+            self.finding(Severity::Error, &origin, format!("includes go in a circle: {way}"), help);
+            return Ok(());
+        }
+        let is_loaded = |document: &Document| {
+            document.source.kind == SourceKind::Include && document.source.name == *name
+        };
+        if self.documents.iter().any(is_loaded) {
+            return Ok(());
+        }
+        let found = if is_name(name) { self.search.find(SourceKind::Include, name)? } else { None };
+        let Some(source) = found else {
+            let names = self.search.names(SourceKind::Include)?;
+            let help = match nearest(name, names.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("the includes are {}", names.join(", ")),
+            };
+            let message = format!("there is no include {name:?}");
+            self.finding(Severity::Error, &origin, message, Some(help));
+            return Ok(());
+        };
+        self.stack.push(name.clone());
+        self.document(&source)?;
+        self.stack.pop();
+        Ok(())
+    }
+
+    /// Reads all sets and takes their members in.
+    fn sets(&mut self) -> Result<Vec<SetDocument>, RuleError> {
+        let mut sets = Vec::new();
+        for name in set::NAMES {
+            let Some(source) = self.search.find(SourceKind::Set, name)? else { continue };
+            match parse::set(&source) {
+                Ok(document) => sets.push(document),
+                Err(findings) => self.findings.extend(findings),
+            }
+        }
+        for document in &sets {
+            let class = class::of_set(document.set);
+            let list = format!("sets.{}", set::NAMES[document.set]);
+            for entry in &document.paths {
+                let origin = origin(&document.source, entry, list.clone());
+                self.path(&origin, class, Scope::Set, true);
+            }
+            for entry in &document.addresses {
+                let origin = origin(&document.source, entry, list.clone());
+                self.address(&origin, class, Purpose::Refuse);
+            }
+        }
+        for rule in &self.paths {
+            if let Some(set) = set_of(rule.class)
+                && !rule.pattern.is_floating()
+                && !rule.is_link
+            {
+                let tree = rule.pattern.rest == [pattern::Component::Recursive];
+                self.variables.guard.add(set, &rule.pattern.prefix, tree);
+            }
+        }
+        Ok(sets)
+    }
+
+    fn rules(&mut self) {
+        for document in std::mem::take(&mut self.documents) {
+            for (list, entry) in &document.lists {
+                let origin = origin(&document.source, entry, list.name());
+                let sockets = match list.holds {
+                    Holds::Paths | Holds::Sockets => true,
+                    Holds::Addresses => false,
+                    Holds::AddressesAndSockets => entry.text.starts_with(['/', '@', '$', '*']),
+                };
+                if !sockets {
+                    let purpose = match list.class {
+                        class::DENY => Purpose::Refuse,
+                        class::LISTEN => Purpose::Listen,
+                        _ => Purpose::Connect,
+                    };
+                    self.address(&origin, list.class, purpose);
+                } else if list.holds == Holds::Paths && entry.text.starts_with('@') {
+                    let help = "a file whose name begins with @ is written with its directory";
+                    let message = "abstract socket names stand in network.unix or network.listen";
+                    self.finding(
+                        Severity::Error,
+                        &origin,
+                        message.to_owned(),
+                        Some(help.to_owned()),
+                    );
+                } else {
+                    self.path(&origin, list.class, Scope::Rules, list.restricts());
+                }
+            }
+            self.documents.push(document);
+        }
+    }
+
+    /// Takes a pattern in; `links`: the symbolic links on its way belong to it.
+    fn path(&mut self, origin: &Arc<Origin>, class: u32, scope: Scope, links: bool) {
+        let written = origin.written.as_str();
+        let expanded = pattern::pieces(written)
+            .and_then(|pieces| pattern::alternatives(&pieces))
+            .map_err(|error| (error.to_string(), error.help(written)));
+        let alternatives = match expanded {
+            Ok(alternatives) => alternatives,
+            Err((message, help)) => return self.finding(Severity::Error, origin, message, help),
+        };
+        for alternative in alternatives {
+            let values = match self.variables.expand(&alternative, scope) {
+                Ok(values) => values,
+                Err(error) => {
+                    // An allow that says nothing allows nothing; a refusal must say something.
+                    let harmless = matches!(error, VariableError::Missing(_)) && !links;
+                    let severity = if harmless { Severity::Warning } else { Severity::Error };
+                    self.finding(severity, origin, error.to_string(), error.help());
+                    continue;
+                }
+            };
+            for pieces in values {
+                match Pattern::new(&pieces) {
+                    Ok(pattern) => self.pattern(pattern, class, origin, links),
+                    Err(error) => {
+                        let help = error.help(written);
+                        self.finding(Severity::Error, origin, error.to_string(), help);
+                    }
+                }
+            }
+        }
+    }
+
+    fn pattern(&mut self, mut pattern: Pattern, class: u32, origin: &Arc<Origin>, links: bool) {
+        let name = pattern.prefix.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
+        let is_path = pattern.rest.is_empty();
+        for link in pattern.resolve() {
+            // Whoever is kept from what a link leads to must not point it elsewhere either. An
+            // allow covers the link that it names, and none on the way.
+            let is_named = is_path && link.rsplit(|b| *b == b'/').next() == Some(&name);
+            if links || is_named {
+                let pattern = Pattern { prefix: link, rest: Vec::new() };
+                let origin = origin.clone();
+                self.paths.push(PathRule { pattern, class, origin, is_link: true });
+            }
+        }
+        let origin = origin.clone();
+        self.paths.push(PathRule { pattern, class, origin, is_link: false });
+    }
+
+    fn address(&mut self, origin: &Arc<Origin>, class: u32, purpose: Purpose) {
+        match address::parse(&origin.written, purpose) {
+            Ok(destination) => {
+                self.addresses.push(AddressRule { destination, class, origin: origin.clone() });
+            }
+            Err(error) => self.finding(Severity::Error, origin, error.to_string(), error.help()),
+        }
+    }
+
+    fn into_loaded(
+        self,
+        server: &str,
+        is_default: bool,
+        sets: &[SetDocument],
+    ) -> Result<Loaded, RuleError> {
+        if self.findings.iter().any(|finding| finding.severity == Severity::Error) {
+            return Err(RuleError::Findings(self.findings));
+        }
+        let sources = self.documents.iter().map(|document| document.source.clone());
+        let mut loaded = Loaded {
+            server: server.to_owned(),
+            is_default,
+            mode: Mode::Observe,
+            sources: sources.chain(sets.iter().map(|set| set.source.clone())).collect(),
+            bindings: self.variables.used,
+            warnings: self.findings,
+            record: RECORD_ALL,
+            unlisted: [verdict::ALERT; access::COUNT],
+            unlisted_origins: [const { None }; access::COUNT],
+            set_verdict: [verdict::DENY; set::COUNT],
+            set_access: [0; set::COUNT],
+            labels: labels::of_sets(&self.paths),
+            paths: self.paths,
+            addresses: self.addresses,
+            loaders: loaders(),
+        };
+        loaded.set_verdict[set::SENSITIVE] = verdict::ALERT;
+        for document in sets {
+            loaded.set_access[document.set] = document.access;
+        }
+        if let Some(document) = self.documents.first() {
+            loaded.respond(document);
+        }
+        Ok(loaded)
+    }
+}
+
+impl Loaded {
+    fn respond(&mut self, document: &Document) {
+        self.mode = document.response.mode.unwrap_or(self.mode);
+        self.record = document.record.unwrap_or(self.record);
+        for (bit, verdict, span) in &document.response.unlisted {
+            let name = access::NAMES[*bit];
+            self.unlisted[*bit] = *verdict;
+            self.unlisted_origins[*bit] = Some(Arc::new(Origin {
+                source: document.source.clone(),
+                span: span.clone(),
+                list: format!("response.unlisted.{name}"),
+                written: verdict::NAMES[usize::from(*verdict)].to_owned(),
+            }));
+        }
+        for (set, verdict) in &document.response.sets {
+            self.set_verdict[*set] = *verdict;
+        }
+    }
+
+    /// Patterns that stand for another path than the one written.
+    pub fn resolved(&self) -> Vec<ResolvedPattern> {
+        let moved = self.paths.iter().filter(|rule| !rule.is_link).filter_map(|rule| {
+            let resolved = rule.pattern.display();
+            (resolved != rule.origin.written && !rule.pattern.is_floating()).then(|| {
+                ResolvedPattern {
+                    file: rule.origin.source.path.clone(),
+                    line: rule.origin.source.line(rule.origin.span.start),
+                    written: rule.origin.written.clone(),
+                    resolved,
+                }
+            })
+        });
+        moved.collect()
+    }
+}
+
+fn origin(source: &Arc<Source>, entry: &Entry, list: String) -> Arc<Origin> {
+    let (source, span) = (source.clone(), entry.span.clone());
+    Arc::new(Origin { source, span, list, written: entry.text.clone() })
+}
+
+/// The set that a class bit belongs to.
+pub(super) fn set_of(class: u32) -> Option<usize> {
+    (0..set::COUNT).find(|set| class & class::of_set(*set) != 0)
+}
+
+/// Dynamic loaders: run as a command they execute a file that no exec hook is asked about.
+fn loaders() -> Vec<Pattern> {
+    const PLACES: [&str; 3] = [
+        "/{lib,lib32,lib64,libx32}/ld-*.so*",
+        "/usr/{lib,lib32,lib64,libx32}/ld-*.so*",
+        "/{lib,usr/lib}/*/ld-*.so*",
+    ];
+    let texts = PLACES.iter().filter_map(|text| pattern::pieces(text).ok());
+    let all = texts.filter_map(|pieces| pattern::alternatives(&pieces).ok()).flatten();
+    let mut loaders: Vec<Pattern> = Vec::new();
+    for pieces in all {
+        let Ok(mut pattern) = Pattern::new(&pieces) else { continue };
+        pattern.resolve();
+        if !loaders.contains(&pattern) {
+            loaders.push(pattern);
+        }
+    }
+    loaders
 }

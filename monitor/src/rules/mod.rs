@@ -9,16 +9,27 @@
 //! [`Compiled`] is the same policy that the kernel gets, so it answers in userspace what the
 //! kernel would decide ([`Compiled::classify_path`]) and why ([`Compiled::blame`]).
 
+mod address;
 mod bindings;
 mod blame;
 mod compile;
 mod error;
+mod labels;
 mod load;
+mod parse;
+mod pattern;
+mod resolve;
 mod search;
+mod source;
+#[cfg(test)]
+mod tests;
+mod variables;
 
 pub use bindings::{Bindings, BindingsError};
 pub use blame::{RuleRef, Subject};
 pub use compile::{Automaton, Compiled, compile};
 pub use error::{Finding, RuleError, Severity};
-pub use load::{Loaded, Mode, Source, SourceKind, load};
+pub use load::{DEFAULT, Loaded, Mode, ResolvedPattern, load};
+pub use parse::{Document, SCHEMA, parse_server};
 pub use search::SearchPath;
+pub use source::{Source, SourceKind};

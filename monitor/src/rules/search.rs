@@ -1,6 +1,17 @@
 //! Where rules are looked for.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use include_dir::{Dir, include_dir};
+
+use super::{RuleError, Source, SourceKind};
+
+static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../rules");
 
 /// Directories of rules, strongest first; behind them stands the copy inside the binary. What an
 /// earlier one lacks, a later one fills in.
@@ -17,4 +28,70 @@ impl SearchPath {
         let directories = rules.into_iter().map(Path::to_path_buf);
         Self { directories: directories.chain(fixed.map(PathBuf::from)).collect() }
     }
+
+    /// Only the copy inside the binary.
+    pub fn built_in() -> Self {
+        Self { directories: Vec::new() }
+    }
+
+    /// The strongest text of that name, `None` when there is none.
+    pub(super) fn find(
+        &self,
+        kind: SourceKind,
+        name: &str,
+    ) -> Result<Option<Arc<Source>>, RuleError> {
+        let relative = format!("{}/{name}.toml", kind.folder());
+        for directory in &self.directories {
+            let path = directory.join(&relative);
+            match fs::read_to_string(&path) {
+                Ok(text) => {
+                    let path = path.display().to_string();
+                    return Ok(Some(Arc::new(Source { kind, name: name.to_owned(), path, text })));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(RuleError::Read { path, source }),
+            }
+        }
+        let text = BUILT_IN.get_file(&relative).and_then(include_dir::File::contents_utf8);
+        Ok(text.map(|text| {
+            let path = format!("built-in/{relative}");
+            Arc::new(Source { kind, name: name.to_owned(), path, text: text.to_owned() })
+        }))
+    }
+
+    /// Names of all texts of a kind.
+    ///
+    /// # Errors
+    /// When a directory exists and cannot be listed.
+    pub fn names(&self, kind: SourceKind) -> Result<Vec<String>, RuleError> {
+        let mut names = BTreeSet::new();
+        for directory in &self.directories {
+            let path = directory.join(kind.folder());
+            let unreadable = |source| RuleError::Read { path: path.clone(), source };
+            match fs::read_dir(&path) {
+                Ok(entries) => {
+                    for entry in entries {
+                        names.extend(name_of(&entry.map_err(unreadable)?.path()));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(unreadable(source)),
+            }
+        }
+        if let Some(folder) = BUILT_IN.get_dir(kind.folder()) {
+            names.extend(folder.files().filter_map(|file| name_of(file.path())));
+        }
+        Ok(names.into_iter().collect())
+    }
+}
+
+fn name_of(path: &Path) -> Option<String> {
+    let is_rules = path.extension().is_some_and(|ending| ending == "toml");
+    is_rules.then(|| path.file_stem()?.to_str().map(str::to_owned)).flatten()
+}
+
+/// Whether a name can be a file's within a rules directory, so that `../x` leads nowhere.
+pub(super) fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(allowed)
 }

@@ -2,5 +2,6 @@
 //! at the end ([`summary`]). A sink takes [`crate::event::Event`]s and never reaches back.
 
 pub mod segment;
+pub mod stderr;
 pub mod summary;
 pub mod terminal;

@@ -36,6 +36,11 @@ impl<W: Write> Terminal<W> {
         Self { out, colour }
     }
 
+    /// Where it writes.
+    pub fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Shows an alert or a loss; other events are not for people. That nobody reads is no reason
     /// to stop.
     pub fn event(&mut self, event: &Event) {

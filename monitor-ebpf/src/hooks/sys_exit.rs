@@ -1,0 +1,243 @@
+//! The tracepoint backend's view of system calls: at their exit, native and 32-bit alike. What has
+//! been opened, connected or changed is there by then; a forbidden one is answered with SIGKILL
+//! and the sentence of its instance. One hook, because any system call tracepoint slows every
+//! call, and only one pays for that.
+
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_user_str, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use core::ffi::c_void;
+use monitor_common::{
+    limits::PATH_MAX,
+    policy::{access, class, set},
+    record::{SECOND, change, flags, kind, process},
+    syscall::{COMPAT_AT, Call, NO_ARGUMENT, action},
+};
+
+use crate::{
+    argument::{self, Arguments},
+    instance::{self, Current, Subject},
+    judge::{self, Opened},
+    kernel_field::{Address, current_task, field},
+    maps::CALLS,
+    network::{self, AF_INET, AF_INET6, AF_UNIX},
+    path::Place,
+    policy::{self, Means},
+    scratch::{STRING_AT, Scratch},
+    unix_socket,
+};
+
+/// arch/x86/include/asm/thread_info.h
+const TS_COMPAT: u32 = 2;
+/// include/uapi/linux/fcntl.h
+const AT_REMOVEDIR: u64 = 0x200;
+/// include/uapi/linux/sched.h
+const CLONE_NEWUSER: u64 = 0x1000_0000;
+/// include/uapi/linux/ptrace.h
+const PTRACE_ATTACH: u64 = 16;
+const PTRACE_SEIZE: u64 = 0x4206;
+/// include/uapi/linux/magic.h
+const PID_FS_MAGIC: u64 = 0x5049_4446;
+
+/// `sys_exit(struct pt_regs *regs, long ret)`
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    let result: i64 = ctx.arg(1);
+    if let Current::Tagged(subject) = instance::current()
+        && result >= 0
+    {
+        let status: u32 = field!(current_task(), task_status);
+        let compat = status & TS_COMPAT != 0;
+        let registers = ctx.arg::<*const c_void>(0) as Address;
+        let number: u64 = field!(registers, regs_orig_ax);
+        let at = number as u32 & 0x3ff | if compat { COMPAT_AT } else { 0 };
+        if number < COMPAT_AT as u64
+            && let Some(call) = CALLS.get(at)
+            && call.action != action::NONE
+        {
+            judge_call(&subject, call, Arguments { registers, compat }, result);
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn judge_call(subject: &Subject, call: &Call, arguments: Arguments, result: i64) {
+    match call.action {
+        action::OPEN => open(subject, result as u64, compat_flag(arguments)),
+        action::CHANGE..=action::MOUNT => change_path(subject, call, arguments),
+        action::CONNECT..=action::LISTEN => socket(subject, call, arguments),
+        _ => other(subject, call, arguments),
+    }
+}
+
+#[inline(always)]
+fn compat_flag(arguments: Arguments) -> u32 {
+    if arguments.compat { flags::COMPAT } else { 0 }
+}
+
+/// Judges the file behind a fresh descriptor.
+#[inline(always)]
+pub fn open(subject: &Subject, descriptor: u64, how: u32) {
+    let file = crate::hooks::control::file_of(current_task(), descriptor);
+    if file == 0 {
+        return;
+    }
+    judge::run(subject, kind::OPEN, Means::KillOnly, |scratch, subject| {
+        scratch.record.flags |= flags::AFTER | how;
+        judge::judge_file(scratch, subject, &Opened::of(file));
+    });
+}
+
+#[inline(always)]
+fn change_path(subject: &Subject, call: &Call, arguments: Arguments) {
+    let kind = if call.action == action::MOUNT { kind::MOUNT } else { kind::CHANGE };
+    judge::run(subject, kind, Means::KillOnly, |scratch, subject| {
+        scratch.record.flags |= flags::AFTER | compat_flag(arguments);
+        scratch.record.op = call.op;
+        if call.action == action::CHANGE_DESCRIPTOR {
+            let place = Place::of_file(arguments.file(call.directory));
+            judge::describe_inode(scratch, place.inode());
+            judge::judge_place(scratch, subject, 0, place, 0, access::WRITE);
+            return;
+        }
+        if call.flags != NO_ARGUMENT && arguments.get(call.flags) & AT_REMOVEDIR != 0 {
+            scratch.record.op = change::RMDIR;
+        }
+        argument::judge_write(scratch, subject, 0, arguments, call.directory, call.path);
+        match call.action {
+            action::SYMLINK => link_text(scratch, arguments.get(call.second_path)),
+            action::MOUNT => {
+                let escape = class::of_set(set::ESCAPE);
+                policy::judge_classes(&mut scratch.record, subject, escape, access::WRITE);
+            }
+            _ if call.second_path != NO_ARGUMENT => argument::judge_write(
+                scratch,
+                subject,
+                SECOND,
+                arguments,
+                call.second_directory,
+                call.second_path,
+            ),
+            _ => {}
+        }
+    });
+}
+
+#[inline(always)]
+fn link_text(scratch: &mut Scratch, text: u64) {
+    // SAFETY: string 1 has 4,104 bytes.
+    let length = unsafe {
+        bpf_probe_read_user_str(
+            scratch.strings.as_mut_ptr().add(STRING_AT[SECOND] as usize).cast::<c_void>(),
+            PATH_MAX as u32,
+            text as *const c_void,
+        )
+    };
+    if length > 0 {
+        scratch.record.lengths[SECOND] = (length as u16 - 1) & 0xfff;
+    }
+}
+
+/// Sockets whose calls the cgroup programs do not see or cannot refuse: AF_UNIX by the peer that
+/// the socket now has, listening by the socket's own address.
+#[inline(always)]
+fn socket(subject: &Subject, call: &Call, arguments: Arguments) {
+    let file = arguments.file(call.directory);
+    let socket: Address = field!(file, file_private);
+    let sock: Address = field!(socket, socket_sk);
+    let family = network::family_of(sock);
+    let internet = family == AF_INET || family == AF_INET6;
+    let kind = match call.action {
+        action::CONNECT | action::SEND | action::SEND_MESSAGE if family == AF_UNIX => kind::UNIX,
+        action::BIND if internet => kind::BIND,
+        action::LISTEN if internet || family == AF_UNIX => kind::LISTEN,
+        _ => return,
+    };
+    let named = match call.action {
+        action::SEND => arguments.get(call.path),
+        action::SEND_MESSAGE => argument::user_word(arguments.get(call.path)),
+        _ => 0,
+    };
+    if named == 0 && kind == kind::UNIX && call.action != action::CONNECT {
+        return;
+    }
+    judge::run(subject, kind, Means::KillOnly, |scratch, subject| {
+        scratch.record.flags |= flags::AFTER | compat_flag(arguments);
+        match kind {
+            kind::UNIX if named != 0 => unix_socket::judge_named(scratch, subject, arguments, named),
+            kind::UNIX => {
+                let peer: Address = field!(sock, unix_peer);
+                if peer != 0 {
+                    unix_socket::judge_sock(scratch, subject, peer, unix_socket::TO_SOCKET);
+                }
+            }
+            kind::LISTEN if family == AF_UNIX => {
+                unix_socket::judge_sock(scratch, subject, sock, access::LISTEN);
+            }
+            _ => {
+                let peer = network::with_protocol(network::local_of(sock), sock);
+                let asked = if kind == kind::LISTEN { access::LISTEN } else { 0 };
+                network::judge_peer(scratch, subject, peer, asked);
+            }
+        }
+    });
+}
+
+/// Reaches into other processes, and calls that open ways around.
+#[inline(always)]
+fn other(subject: &Subject, call: &Call, arguments: Arguments) {
+    let kind = match call.action {
+        action::PTRACE if !matches!(arguments.get(0), PTRACE_ATTACH | PTRACE_SEIZE) => return,
+        action::UNSHARE if arguments.get(0) & CLONE_NEWUSER == 0 => return,
+        action::PTRACE | action::PROCESS | action::PIDFD => kind::PROCESS,
+        action::IO_URING => kind::IO_URING,
+        action::BPF => kind::BPF,
+        _ => kind::NAMESPACE,
+    };
+    let signal = if call.second_path == NO_ARGUMENT { 0 } else { arguments.get(call.second_path) };
+    if call.op == process::SIGNAL && kind == kind::PROCESS && signal == 0 {
+        return;
+    }
+    judge::run(subject, kind, Means::KillOnly, |scratch, subject| {
+        scratch.record.flags |= flags::AFTER | compat_flag(arguments);
+        scratch.record.op = call.op;
+        scratch.record.detail = signal as u32;
+        match kind {
+            kind::PROCESS => reach(scratch, subject, call, arguments),
+            kind::IO_URING => {}
+            _ => judge::judge_set(scratch, subject, set::ESCAPE),
+        }
+    });
+}
+
+#[inline(always)]
+fn reach(scratch: &mut Scratch, subject: &Subject, call: &Call, arguments: Arguments) {
+    if call.action == action::PIDFD {
+        let file = arguments.file(call.directory);
+        let inode: Address = field!(file, file_inode);
+        let sb: Address = field!(inode, inode_sb);
+        let magic: u64 = field!(sb, sb_magic);
+        // Since 6.9 pidfds are files of pidfs, which keeps the pid in the inode.
+        let pid: Address = if magic == PID_FS_MAGIC {
+            field!(inode, inode_private)
+        } else {
+            field!(file, file_private)
+        };
+        judge::describe_target(scratch, judge::task_of_pid(pid));
+    } else {
+        scratch.record.flags |= flags::ARGUMENT;
+        let number = arguments.get(call.path) as i32;
+        if number <= 0 && number != -1 {
+            // The process's own group, or one it names: where they are is not told.
+            return;
+        }
+        scratch.record.target.tgid = number as u32;
+        scratch.record.target.instance =
+            instance::tag_of(number as u32).map_or(0, |tag| tag.instance);
+    }
+    if scratch.record.target.instance != subject.tag.instance {
+        judge::judge_set(scratch, subject, set::PROCESSES);
+    }
+}

@@ -1,0 +1,413 @@
+//! `mcp-monitor run`: starts one server under watch and is otherwise not there.
+//!
+//! What can fail without the server is done first: rules, privileges, kernel programs, the
+//! recording. Only then a process is made. Whatever fails, nothing of it stays behind.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    io::{self, Write as _},
+    os::fd::AsFd,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use monitor_common::record::Record;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::{
+    enrich::{Clock, Enricher},
+    event::{PolicyText, SourceText},
+    kernel::{Backend, Kernel, KernelError, Options, Rings, Slot},
+    launch::{self, Account, Cgroup, Ended, LaunchError, Server, signals::Signals},
+    pipeline::{self, Pipeline, Sinks},
+    respond,
+    rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath, SourceKind},
+    sink::{
+        segment::{Destination, Header, Limits, SegmentWriter, Totals},
+        stderr::Stderr,
+        summary::Summary,
+        terminal::Terminal,
+    },
+};
+
+/// Exit code of the monitor's own failures.
+const FAILED: u8 = 125;
+/// Number of the only policy of a run.
+const POLICY: u32 = 1;
+/// Longest time without a look at the ordinary ring, while it fills and while it does not.
+const BUSY: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(200);
+/// The same while records wait for earlier ones of the other ring.
+const HOLDING: Duration = Duration::from_millis(5);
+
+/// Starts an MCP server under watch.
+///
+/// Standard input and output are the server's own, and so are signals and the exit code (128 +
+/// signal when it was killed; 125 when the monitor itself fails, 126 and 127 when the command
+/// cannot be run or found). When the server's first process ends, what it left running is ended.
+#[derive(Args)]
+pub struct Arguments {
+    /// Use the rules of this server (servers/NAME.toml) [default: the built-in default policy]
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
+    /// Look for rules here first
+    #[arg(long, value_name = "DIR")]
+    rules: Option<PathBuf>,
+    /// Record verdicts, or carry them out [default: what the rules say]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<ModeArgument>,
+    /// How the kernel is asked
+    #[arg(long, value_name = "BACKEND", default_value = "auto")]
+    backend: BackendArgument,
+    /// What ${HOME} in rules means [default: the user's home in passwd]
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Record events here [default: a bounded recording in $XDG_STATE_HOME/mcp-monitor]
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// The server's command
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeArgument {
+    Observe,
+    Enforce,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BackendArgument {
+    Auto,
+    Lsm,
+    Tracepoint,
+}
+
+/// Runs the verb.
+pub fn main(arguments: &Arguments) -> ExitCode {
+    match run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::from(error.downcast_ref().map_or(FAILED, LaunchError::exit_code))
+        }
+    }
+}
+
+/// A line to people before the server runs. That nobody reads it changes nothing.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "mcp-monitor: {text}");
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<u8> {
+    let account = Account::of_caller()?;
+    let (loaded, compiled) = load_rules(arguments, &account)?;
+    check_privileges()?;
+    let mut kernel = load_kernel(arguments.backend)?;
+    let (instance, cgroup) = Cgroup::create(random)?;
+    let recording = open_recording(arguments, &account, &loaded, &kernel, instance)?;
+    let slot = kernel.install(POLICY, &compiled)?;
+    label(&mut kernel, &compiled)?;
+
+    let signals = Signals::block().context("cannot take over signals")?;
+    let server = start(arguments, &account, &signals, cgroup, &mut kernel, instance, slot)?;
+    let compiled = Arc::new(compiled);
+    let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
+    enricher.name(instance, &loaded.server);
+    enricher.explain(POLICY, compiled.clone());
+    let terminal = Terminal::new(Stderr::new(), terminal_colour());
+    let sinks = Sinks { recording, terminal, summary: Summary::default(), account };
+    let pipeline = Pipeline::new(kernel.take_rings()?, enricher, compiled, sinks);
+    watch(Run { kernel, server, signals, pipeline, instance, name: loaded.server })
+}
+
+fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loaded, Compiled)> {
+    let uid = account.uid.as_raw();
+    let bindings = Bindings::of_user(uid, arguments.home.as_deref(), &arguments.command)?;
+    let search = SearchPath::new(arguments.rules.as_deref());
+    let mut loaded = rules::load(&search, arguments.server.as_deref(), &bindings)?;
+    for warning in &loaded.warnings {
+        say(&warning.message);
+    }
+    if let (true, Some(server)) = (loaded.is_default, &arguments.server) {
+        if matches!(arguments.mode, Some(ModeArgument::Enforce)) {
+            bail!(
+                "there are no rules for server {server} to enforce: write servers/{server}.toml \
+                 in a rules directory and name that with --rules, or leave out --mode enforce"
+            );
+        }
+        say(&format!("there are no rules for server {server}: the default policy is used"));
+    }
+    match arguments.mode {
+        Some(ModeArgument::Observe) => loaded.mode = Mode::Observe,
+        Some(ModeArgument::Enforce) => loaded.mode = Mode::Enforce,
+        None => {}
+    }
+    let compiled = rules::compile(&loaded)?;
+    Ok((loaded, compiled))
+}
+
+fn check_privileges() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(KernelError::Privileges);
+    }
+    if launch::cgroup::is_inside_an_instance() {
+        bail!("this process belongs to a server under watch: start mcp-monitor from outside");
+    }
+    Ok(())
+}
+
+fn load_kernel(backend: BackendArgument) -> anyhow::Result<Kernel> {
+    let backend = match backend {
+        BackendArgument::Auto => None,
+        BackendArgument::Lsm => Some(Backend::Lsm),
+        BackendArgument::Tracepoint => Some(Backend::Tracepoint),
+    };
+    let kernel = Kernel::load(&Options { backend })?;
+    if let Some(reason) = kernel.passed_over() {
+        say(&format!(
+            "{reason}; using the tracepoint backend: network calls are refused, but files and \
+             programs are judged after the call, and the server is killed instead"
+        ));
+    }
+    Ok(kernel)
+}
+
+/// Numbers of instances; never 0, which means none.
+fn random() -> u32 {
+    (RandomState::new().build_hasher().finish() as u32).max(1)
+}
+
+fn open_recording(
+    arguments: &Arguments,
+    account: &Account,
+    loaded: &Loaded,
+    kernel: &Kernel,
+    instance: u32,
+) -> anyhow::Result<SegmentWriter> {
+    let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
+        .context("cannot describe this machine")?;
+    header.policies = vec![policy_text(loaded, instance)];
+    let destination = match &arguments.events {
+        Some(file) => Destination::File(file.clone()),
+        None => default_recording(account, &loaded.server, instance),
+    };
+    let _identity = account.assume_for_files();
+    SegmentWriter::open(destination, header).with_context(|| {
+        format!(
+            "cannot record as user {}: name a file that this user may write with --events",
+            account.name
+        )
+    })
+}
+
+fn default_recording(account: &Account, server: &str, instance: u32) -> Destination {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let state = state.filter(|path| path.is_absolute());
+    let state = state.unwrap_or_else(|| account.home.join(".local/state"));
+    Destination::Directory {
+        directory: state.join("mcp-monitor"),
+        stream: format!("{server}-{instance}"),
+        limits: Limits::default(),
+    }
+}
+
+fn policy_text(loaded: &Loaded, instance: u32) -> PolicyText {
+    let kind = |kind| match kind {
+        SourceKind::Server => "server",
+        SourceKind::Include => "include",
+        SourceKind::Set => "set",
+    };
+    PolicyText {
+        policy: POLICY,
+        server: loaded.server.clone(),
+        instance,
+        mode: match loaded.mode {
+            Mode::Observe => "observe".to_owned(),
+            Mode::Enforce => "enforce".to_owned(),
+        },
+        sources: loaded
+            .sources
+            .iter()
+            .map(|source| SourceText {
+                kind: kind(source.kind).to_owned(),
+                name: source.name.clone(),
+                path: source.path.clone(),
+                text: source.text.clone(),
+            })
+            .collect(),
+        bindings: loaded.bindings.clone(),
+    }
+}
+
+/// Labels what the sets name. A file that is gone by now needs no label.
+fn label(kernel: &mut Kernel, compiled: &Compiled) -> anyhow::Result<()> {
+    for (path, label) in &compiled.labels {
+        match kernel.label(path, *label) {
+            Err(KernelError::Label { source, .. }) if is_gone(&source) => {}
+            labelled => labelled?,
+        }
+    }
+    Ok(())
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn start(
+    arguments: &Arguments,
+    account: &Account,
+    signals: &Signals,
+    cgroup: Cgroup,
+    kernel: &mut Kernel,
+    instance: u32,
+    slot: Slot,
+) -> anyhow::Result<Server> {
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.context("cannot open /dev/null")?;
+    let put_under_watch = |child: nix::unistd::Pid| {
+        kernel.bind(instance, slot)?;
+        kernel.tag(child.as_raw() as u32, instance)
+    };
+    let inherited = signals.inherited();
+    let server = launch::start(&arguments.command, account, inherited, cgroup, put_under_watch)?;
+    launch::let_go_of_streams(&null)?;
+    Ok(server)
+}
+
+fn terminal_colour() -> bool {
+    use std::io::IsTerminal as _;
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !refused
+}
+
+/// Everything that is alive while the server runs. Dropped in this order: the server's tree is
+/// gone before the kernel programs are.
+struct Run {
+    server: Server,
+    pipeline: Pipeline<Stderr>,
+    signals: Signals,
+    kernel: Kernel,
+    instance: u32,
+    name: String,
+}
+
+fn watch(mut run: Run) -> anyhow::Result<u8> {
+    run.warn_of_power();
+    let epoll = run.waiter()?;
+    let ended = run.until_end(&epoll)?;
+    run.end(ended)
+}
+
+impl Run {
+    /// Says it when the server could undo what is enforced.
+    fn warn_of_power(&mut self) {
+        // A server that has ended already holds nothing.
+        let held = self.server.undoing_capabilities().unwrap_or_default();
+        if held.is_empty() {
+            return;
+        }
+        let message = format!(
+            "the server runs as root with {}: it can undo any enforcement; start mcp-monitor \
+             through sudo from your own account, and the server runs as you",
+            held.join(", ")
+        );
+        self.pipeline.agent(self.instance, "capabilities", &message);
+    }
+
+    fn waiter(&self) -> anyhow::Result<Epoll> {
+        let Rings { events, violations } = self.pipeline.rings();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let add = |descriptor: &dyn AsFd, flags| {
+            epoll.add(descriptor.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | flags, 0))
+        };
+        add(&self.signals, EpollFlags::empty())?;
+        add(violations, EpollFlags::empty())?;
+        // By edge: it is readable whenever a record is in it, but wakes only when it fills.
+        add(events, EpollFlags::EPOLLET)?;
+        Ok(epoll)
+    }
+
+    fn until_end(&mut self, epoll: &Epoll) -> anyhow::Result<Ended> {
+        let mut quiet = 0_u32;
+        loop {
+            let Self { pipeline, server, .. } = self;
+            let before = pipeline.delivered();
+            let more = pipeline.pump(&mut |record| answer(record, server));
+            pipeline.tick(|| counters(&self.kernel))?;
+            if let Some(ended) = server.handle(&self.signals)? {
+                return Ok(ended);
+            }
+            quiet = if pipeline.delivered() == before { quiet.saturating_add(1) } else { 0 };
+            let patience = match (more, pipeline.holds_records()) {
+                (true, _) => Duration::ZERO,
+                (_, true) => HOLDING,
+                _ if quiet < 50 => BUSY,
+                _ => IDLE,
+            };
+            wait(epoll, patience)?;
+        }
+    }
+
+    /// Ends what is left of the tree, reads the rest, and says what happened.
+    fn end(self, ended: Ended) -> anyhow::Result<u8> {
+        let Self { mut pipeline, server, kernel, instance, name, .. } = self;
+        if ended == Ended::Unguarded {
+            let message = "the guard process was killed, and the server with it";
+            pipeline.agent(instance, "guard", message);
+        }
+        match server.end_tree() {
+            Ok(false) => {}
+            Ok(true) => pipeline.agent(
+                instance,
+                "remainder",
+                "the server's first process has ended; what it left running was killed",
+            ),
+            Err(error) => pipeline.agent(instance, "remainder", &error.to_string()),
+        }
+        let (sinks, totals) =
+            pipeline.finish(&mut |record| answer(record, &server), || counters(&kernel))?;
+        drop(server);
+        drop(kernel);
+        summarise(sinks, &name, &totals);
+        Ok(ended.exit_code())
+    }
+}
+
+fn counters(kernel: &Kernel) -> Result<crate::enrich::Counters, KernelError> {
+    kernel.counters().map(|counters| pipeline::counters(&counters))
+}
+
+/// Carries out what the kernel left to do. A failure is said at once: the verdict stands in the
+/// stream as carried out.
+fn answer(record: &Record, server: &Server) {
+    if let Err(error) = respond::carry_out(record, server.cgroup()) {
+        say(&format!("cannot kill instance {}: {error}", record.instance));
+    }
+}
+
+fn wait(epoll: &Epoll, patience: Duration) -> io::Result<()> {
+    let mut events = [EpollEvent::empty(); 4];
+    let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
+    match epoll.wait(&mut events, timeout) {
+        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn summarise(mut sinks: Sinks<Stderr>, server: &str, totals: &Totals) {
+    let mut text = Vec::new();
+    if sinks.summary.write(&mut text, server, Some(totals)).is_ok() {
+        let out = sinks.terminal.out();
+        // Holds the text for a slow reader, and never fails.
+        let _ = out.write_all(&text);
+        out.finish();
+    }
+}

@@ -1,0 +1,232 @@
+//! Wiring: what comes out of the rings goes through merge, decoding and enrichment into the
+//! sinks; what must be answered is answered as soon as it is read. One thread does it all.
+
+use std::{
+    io::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use monitor_common::record::{Record, flags};
+
+use crate::{
+    decode::{self, DecodeError},
+    enrich::{Clock, Counters, Delivered, Enricher, Merge, clock},
+    event::Event,
+    kernel::Rings,
+    launch::Account,
+    respond::argument,
+    rules::Compiled,
+    sink::{
+        segment::{SegmentWriter, Totals},
+        summary::Summary,
+        terminal::Terminal,
+    },
+};
+
+/// Records taken from a ring before the other one has its turn.
+const BATCH: usize = 8192;
+/// Events collected before the sinks get them.
+const EVENTS: usize = 1024;
+/// How long lines may wait in the recording's buffer.
+const FLUSH: Duration = Duration::from_millis(200);
+/// How often clocks and counters are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Where events end.
+pub struct Sinks<W> {
+    /// The recording.
+    pub recording: SegmentWriter,
+    /// People's alerts.
+    pub terminal: Terminal<W>,
+    /// The summary at the end.
+    pub summary: Summary,
+    /// Whose the recording is.
+    pub account: Account,
+}
+
+/// From rings to sinks.
+pub struct Pipeline<W> {
+    rings: Rings,
+    merge: Merge,
+    enricher: Enricher,
+    compiled: Arc<Compiled>,
+    sinks: Sinks<W>,
+    delivered: Delivered,
+    events: Vec<Event>,
+    amended: Vec<u8>,
+    flushed: Instant,
+    ticked: Instant,
+}
+
+impl<W: Write> Pipeline<W> {
+    /// `compiled` is the policy that judges again what the kernel saw as a string.
+    pub fn new(rings: Rings, enricher: Enricher, compiled: Arc<Compiled>, sinks: Sinks<W>) -> Self {
+        Self {
+            rings,
+            merge: Merge::default(),
+            enricher,
+            compiled,
+            sinks,
+            delivered: Delivered::default(),
+            events: Vec::with_capacity(EVENTS + EVENTS / 4),
+            amended: Vec::new(),
+            flushed: Instant::now(),
+            ticked: Instant::now(),
+        }
+    }
+
+    /// The rings, to wait on.
+    pub fn rings(&self) -> &Rings {
+        &self.rings
+    }
+
+    /// Something about the agent itself that belongs into the stream.
+    pub fn agent(&mut self, instance: u32, action: &str, message: &str) {
+        let event = self.enricher.agent(instance, action, message);
+        self.events.push(event);
+        self.deliver();
+    }
+
+    /// Takes what is in the rings, `respond`s, and passes on what is old enough. `true` when there
+    /// may be more in a ring.
+    pub fn pump(&mut self, respond: &mut impl FnMut(&Record)) -> bool {
+        let more = self.read(respond);
+        let now_ns = clock::boot_ns();
+        self.pass_on(now_ns);
+        more
+    }
+
+    /// What came out of the rings so far.
+    pub fn delivered(&self) -> Delivered {
+        self.delivered
+    }
+
+    /// Whether records wait for their turn.
+    pub fn holds_records(&self) -> bool {
+        !self.merge.is_empty()
+    }
+
+    fn read(&mut self, respond: &mut impl FnMut(&Record)) -> bool {
+        let Self { rings, merge, compiled, delivered, amended, .. } = self;
+        let mut more = true;
+        for _ in 0..BATCH {
+            let Some(bytes) = rings.violations.next() else {
+                more = false;
+                break;
+            };
+            delivered.violations += 1;
+            answer(&bytes, merge, compiled, amended, respond);
+        }
+        for _ in 0..BATCH {
+            let Some(bytes) = rings.events.next() else { return more };
+            delivered.events += 1;
+            // Allowed by the kernel: only what it judged by a string can still be a violation.
+            if decode::flags(&bytes).is_some_and(|bits| bits & flags::ARGUMENT != 0) {
+                answer(&bytes, merge, compiled, amended, respond);
+            } else {
+                merge.push(&bytes);
+            }
+        }
+        true
+    }
+
+    fn pass_on(&mut self, now_ns: u64) {
+        while let Some(bytes) = self.merge.pop(now_ns) {
+            match decode::decode(bytes) {
+                Ok(decoded) => self.enricher.record(&decoded, &mut self.events),
+                Err(DecodeError::UnknownKind(_)) => self.delivered.unknown += 1,
+                Err(_) => self.delivered.undecodable += 1,
+            }
+            if self.events.len() >= EVENTS {
+                self.deliver();
+            }
+        }
+        self.deliver();
+    }
+
+    /// Hands the collected events to the sinks.
+    fn deliver(&mut self) {
+        if self.events.is_empty() && self.flushed.elapsed() < FLUSH {
+            return;
+        }
+        let sinks = &mut self.sinks;
+        let _identity = sinks.account.assume_for_files();
+        let mut urgent = self.flushed.elapsed() >= FLUSH;
+        for event in self.events.drain(..) {
+            urgent |= event.is_alert();
+            sinks.recording.write(&event);
+            sinks.terminal.event(&event);
+            sinks.summary.event(&event);
+        }
+        if urgent {
+            sinks.recording.flush();
+            self.flushed = Instant::now();
+        }
+    }
+
+    /// About once a second: follows the wall clock, tells of runs of alerts and of losses.
+    pub fn tick<E>(&mut self, counters: impl FnOnce() -> Result<Counters, E>) -> Result<(), E> {
+        if self.ticked.elapsed() < TICK {
+            return Ok(());
+        }
+        self.ticked = Instant::now();
+        // A reader that was slow may take the rest now; alerts never wait for it.
+        let _ = self.sinks.terminal.out().flush();
+        self.enricher.set_clock(Clock::measure());
+        self.enricher.tick(clock::boot_ns(), &mut self.events);
+        self.enricher.losses(&counters()?, self.delivered, &mut self.events);
+        self.deliver();
+        Ok(())
+    }
+
+    /// Takes everything that is left once nothing is produced any more. The sinks are closed, and
+    /// what became of the recording is returned with them.
+    pub fn finish<E>(
+        mut self,
+        respond: &mut impl FnMut(&Record),
+        counters: impl FnOnce() -> Result<Counters, E>,
+    ) -> Result<(Sinks<W>, Totals), E> {
+        while self.read(respond) {
+            self.pass_on(clock::boot_ns());
+        }
+        self.pass_on(u64::MAX);
+        self.enricher.finish(clock::boot_ns(), &mut self.events);
+        let counters = counters();
+        if let Ok(counters) = &counters {
+            self.enricher.close_losses(counters, self.delivered, &mut self.events);
+        }
+        self.deliver();
+        let totals = {
+            let _identity = self.sinks.account.assume_for_files();
+            self.sinks.recording.finish()
+        };
+        counters.map(|_| (self.sinks, totals))
+    }
+}
+
+/// Answers a record and puts it, as it was judged in the end, among those that wait.
+fn answer(
+    bytes: &[u8],
+    merge: &mut Merge,
+    compiled: &Compiled,
+    amended: &mut Vec<u8>,
+    respond: &mut impl FnMut(&Record),
+) {
+    // What cannot be decoded is counted when its turn comes.
+    let Ok(decoded) = decode::decode(bytes) else { return merge.push(bytes) };
+    let Some(judged) = argument::rejudge(&decoded, compiled) else {
+        respond(&decoded.record);
+        return merge.push(bytes);
+    };
+    respond(&judged);
+    amended.clear();
+    amended.extend_from_slice(bytes);
+    decode::amend(amended, &judged);
+    merge.push(amended);
+}
+
+/// The kernel's counters as enrichment takes them.
+pub fn counters(kernel: &crate::kernel::Counters) -> Counters {
+    std::array::from_fn(|number| kernel[number as u32])
+}

@@ -1,0 +1,190 @@
+//! From rules to the tables that the kernel walks. Pure: what is read from the machine has been
+//! read by [`super::load`], so the same [`Loaded`] always gives the same bytes.
+
+mod automaton;
+mod minimise;
+mod network;
+
+use std::{path::PathBuf, sync::Arc};
+
+use monitor_common::{
+    automaton::{ByteClasses, Row, classify},
+    network::{AddressRules, canonical, canonical_local},
+    policy::{Label, Policy, TABLES, access, class, mode},
+};
+
+use super::{
+    Finding, Loaded, Mode, RuleError, Severity, Source,
+    load::{AddressRule, PathRule},
+    pattern::{Component, Pattern, Piece},
+    source::Origin,
+};
+
+/// Anchored patterns of the sets: the same for every server of a user.
+const SETS: usize = 0;
+/// Anchored patterns of the rules.
+const RULES: usize = 1;
+/// Floating patterns, which multiply with all others and so are kept apart.
+const FLOATING: usize = 2;
+
+/// One table of [`monitor_common::automaton`].
+#[derive(Clone)]
+pub struct Automaton {
+    /// States; empty when no pattern is in this table.
+    pub rows: Vec<Row>,
+    /// Byte classes.
+    pub classes: ByteClasses,
+    /// BLAKE3 over both: tables of equal content can be shared.
+    pub digest: [u8; 32],
+}
+
+/// One policy as the kernel gets it.
+#[derive(Clone)]
+pub struct Compiled {
+    /// The policy; `tables`, `network` and `id` are 0 and filled in when it is installed.
+    pub policy: Policy,
+    /// Exactly [`TABLES`] tables, in the order of [`Policy::tables`]; absent ones have no rows.
+    pub tables: Vec<Automaton>,
+    /// Prefix length of the address (0 to 128), address, port rules.
+    pub addresses: Vec<(u8, [u8; 16], AddressRules)>,
+    /// Members of the sets that exist now.
+    pub labels: Vec<(PathBuf, Label)>,
+    pub(super) rules: Arc<Rules>,
+}
+
+/// What [`Compiled::blame`] and explanations look up.
+pub(super) struct Rules {
+    pub paths: Vec<PathRule>,
+    pub addresses: Vec<AddressRule>,
+    pub unlisted: [Option<Arc<Origin>>; access::COUNT],
+    pub sources: Vec<Arc<Source>>,
+}
+
+/// Compiles rules.
+///
+/// # Errors
+/// Findings that name the patterns when a table grows beyond its bounds.
+pub fn compile(loaded: &Loaded) -> Result<Compiled, RuleError> {
+    let mut tables = Vec::with_capacity(TABLES);
+    for table in 0..TABLES {
+        tables.push(table_of(loaded, table)?);
+    }
+    let addresses = network::table(&loaded.addresses).map_err(|worst| {
+        RuleError::Findings(vec![Finding {
+            severity: Severity::Error,
+            message: worst.to_string(),
+            help: Some("join port ranges, or write fewer of them".to_owned()),
+            source: worst.origin.source.clone(),
+            span: worst.origin.span.clone(),
+        }])
+    })?;
+    Ok(Compiled {
+        policy: policy(loaded),
+        tables,
+        addresses,
+        labels: loaded.labels.clone(),
+        rules: Arc::new(Rules {
+            paths: loaded.paths.clone(),
+            addresses: loaded.addresses.clone(),
+            unlisted: loaded.unlisted_origins.clone(),
+            sources: loaded.sources.clone(),
+        }),
+    })
+}
+
+fn policy(loaded: &Loaded) -> Policy {
+    let mut policy = Policy {
+        record: loaded.record,
+        mode: match loaded.mode {
+            Mode::Observe => mode::OBSERVE,
+            Mode::Enforce => mode::ENFORCE,
+        },
+        unlisted: loaded.unlisted,
+        ..Policy::EMPTY
+    };
+    let rulings = loaded.set_verdict.iter().zip(&loaded.set_access);
+    for (set, (verdict, accesses)) in rulings.enumerate() {
+        policy.rule_set(set, *accesses, *verdict);
+    }
+    policy
+}
+
+fn table_of(loaded: &Loaded, table: usize) -> Result<Automaton, RuleError> {
+    let rules = loaded.paths.iter().filter(|rule| table_index(rule) == table);
+    let mut patterns: Vec<(&Pattern, u32)> =
+        rules.map(|rule| (&rule.pattern, rule.class)).collect();
+    if table == SETS {
+        patterns.extend(loaded.loaders.iter().map(|pattern| (pattern, class::LOADER)));
+    }
+    automaton::build(&patterns).map_err(|error| too_large(loaded, table, &error))
+}
+
+fn table_index(rule: &PathRule) -> usize {
+    if rule.pattern.is_floating() {
+        FLOATING
+    } else if rule.class & class::SETS != 0 {
+        SETS
+    } else {
+        RULES
+    }
+}
+
+/// A finding at each of the patterns that cost most, as far as the text tells.
+fn too_large(loaded: &Loaded, table: usize, error: &automaton::TooLarge) -> RuleError {
+    let mut worst: Vec<&PathRule> =
+        loaded.paths.iter().filter(|rule| table_index(rule) == table).collect();
+    worst.sort_by_key(|rule| std::cmp::Reverse(cost(&rule.pattern)));
+    let findings = worst.iter().take(3).map(|rule| Finding {
+        severity: Severity::Error,
+        message: format!("{error}; {:?} is among the largest patterns", rule.origin.written),
+        help: Some("write fewer `**` and `*` before other text, or remove patterns".to_owned()),
+        source: rule.origin.source.clone(),
+        span: rule.origin.span.clone(),
+    });
+    RuleError::Findings(findings.collect())
+}
+
+/// Wildcards with something behind them multiply states; plain text only adds them.
+fn cost(pattern: &Pattern) -> usize {
+    let stars = |component: &Component| match component {
+        Component::Recursive => 100,
+        Component::Name(pieces) => pieces.iter().fold(0, |sum, piece| {
+            sum + match piece {
+                Piece::Star => 50,
+                Piece::Any | Piece::Class { .. } => 5,
+                _ => 1,
+            }
+        }),
+    };
+    pattern.prefix.len() + pattern.rest.iter().map(stars).sum::<usize>()
+}
+
+impl Compiled {
+    /// Bits of [`class`] that a resolved path falls in. Abstract socket names begin with `@`.
+    pub fn classify_path(&self, path: &[u8]) -> u32 {
+        let present = self.tables.iter().filter(|table| !table.rows.is_empty());
+        present.fold(0, |classes, table| {
+            classes | classify(table.rows.as_slice(), 0, &table.classes, path)
+        })
+    }
+
+    /// Bits of [`class`] that a destination falls in.
+    pub fn classify_address(&self, address: [u8; 16], port: u16, protocol: u8) -> u32 {
+        self.classify_canonical(canonical(address), port, protocol)
+    }
+
+    /// Bits of [`class`] that a local address to listen on falls in.
+    pub fn classify_local(&self, address: [u8; 16], port: u16, protocol: u8) -> u32 {
+        self.classify_canonical(canonical_local(address), port, protocol)
+    }
+
+    fn classify_canonical(&self, address: [u8; 16], port: u16, protocol: u8) -> u32 {
+        network::look_up(&self.addresses, u128::from_be_bytes(address))
+            .map_or(0, |rules| monitor_common::network::classify(rules, port, protocol))
+    }
+}
+
+#[cfg(test)]
+pub(super) fn table_for_tests(patterns: &[(&Pattern, u32)]) -> Automaton {
+    automaton::build(patterns).unwrap()
+}

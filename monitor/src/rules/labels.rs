@@ -1,0 +1,65 @@
+//! Which inodes carry the sets' labels: members with a literal beginning that exist now. Labels
+//! make a set hold under other names too: hard links, bind mounts, other mount namespaces.
+
+use std::{collections::BTreeMap, ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::PathBuf};
+
+use monitor_common::policy::{Label, class};
+
+use super::{
+    load::PathRule,
+    pattern::{Component, name_matches},
+};
+
+/// Directory entries that one pattern may make us look at.
+const LOOKS_MAX: usize = 20_000;
+/// File systems whose inodes are made up as they are asked for.
+const VIRTUAL: [&str; 2] = ["/proc", "/sys"];
+
+/// Labels for the members of the sets, in the order of their paths.
+pub fn of_sets(rules: &[PathRule]) -> Vec<(PathBuf, Label)> {
+    let mut labels: BTreeMap<PathBuf, Label> = BTreeMap::new();
+    for rule in rules {
+        let (pattern, bits) = (&rule.pattern, rule.class & class::SETS);
+        if bits == 0 || rule.is_link || pattern.is_floating() || pattern.is_abstract() {
+            continue;
+        }
+        let start = PathBuf::from(OsStr::from_bytes(&pattern.prefix));
+        if pattern.prefix.is_empty() || VIRTUAL.iter().any(|place| start.starts_with(place)) {
+            continue;
+        }
+        let mut looks = LOOKS_MAX;
+        let (names, tree) = match pattern.rest.split_last() {
+            Some((Component::Recursive, names)) => (names, true),
+            _ => (pattern.rest.as_slice(), false),
+        };
+        for path in members(start, names, &mut looks) {
+            let label = labels.entry(path).or_default();
+            label.own |= bits;
+            if tree {
+                label.beneath |= bits;
+            }
+        }
+    }
+    labels.into_iter().collect()
+}
+
+/// Existing paths beneath `start` that the components lead to.
+fn members(start: PathBuf, components: &[Component], looks: &mut usize) -> Vec<PathBuf> {
+    let Some((component, rest)) = components.split_first() else {
+        return fs::canonicalize(start).into_iter().collect();
+    };
+    // `**` in the middle: the members are too many to find, the path alone decides.
+    let Component::Name(pieces) = component else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(&start) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        if *looks == 0 {
+            break;
+        }
+        *looks -= 1;
+        if name_matches(pieces, entry.file_name().as_bytes()) {
+            found.extend(members(start.join(entry.file_name()), rest, looks));
+        }
+    }
+    found
+}

@@ -1,0 +1,77 @@
+//! The keys of the language. A new list or section is added here.
+
+use monitor_common::policy::class;
+
+/// A list of patterns or addresses within a section.
+#[derive(Debug, PartialEq, Eq)]
+pub struct List {
+    /// Its section.
+    pub table: &'static str,
+    /// Its key.
+    pub key: &'static str,
+    /// Bits of [`class`] that its entries give.
+    pub class: u32,
+    /// What its entries are.
+    pub holds: Holds,
+}
+
+/// What the entries of a [`List`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Patterns of paths.
+    Paths,
+    /// Patterns of AF_UNIX socket paths, and of abstract names behind an `@`.
+    Sockets,
+    /// Internet addresses.
+    Addresses,
+    /// Internet addresses and AF_UNIX sockets.
+    AddressesAndSockets,
+}
+
+impl List {
+    /// The list as people name it.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.table, self.key)
+    }
+
+    /// Whether an entry that cannot be used makes the policy weaker instead of tighter.
+    pub fn restricts(&self) -> bool {
+        self.class == class::DENY
+    }
+}
+
+const fn list(table: &'static str, key: &'static str, class: u32, holds: Holds) -> List {
+    List { table, key, class, holds }
+}
+
+/// All lists.
+pub static LISTS: [List; 9] = [
+    list("files", "read", class::READ, Holds::Paths),
+    list("files", "write", class::WRITE, Holds::Paths),
+    list("files", "deny", class::DENY, Holds::Paths),
+    list("files", "allow_secret", class::ALLOW_SECRET, Holds::Paths),
+    list("exec", "allow", class::EXEC, Holds::Paths),
+    list("network", "connect", class::CONNECT, Holds::Addresses),
+    list("network", "deny", class::DENY, Holds::Addresses),
+    list("network", "listen", class::LISTEN, Holds::AddressesAndSockets),
+    list("network", "unix", class::UNIX, Holds::Sockets),
+];
+
+/// Sections of [`LISTS`]: name, keys, keys that are not supported yet.
+pub const TABLES: [(&str, &[&str], &[&str]); 3] = [
+    ("files", &["read", "write", "deny", "allow_secret"], &[]),
+    ("exec", &["allow"], &["arguments"]),
+    ("network", &["connect", "deny", "listen", "unix"], &[]),
+];
+
+/// Keys at the top of a server's file.
+pub const SERVER: &[&str] =
+    &["schema", "server", "include", "files", "exec", "network", "record", "response"];
+/// Those that are not supported yet.
+pub const SERVER_LATER: &[&str] = &["match", "env", "resources", "limits"];
+/// Keys at the top of an include.
+pub const INCLUDE: &[&str] = &["schema", "description", "include", "files", "exec", "network"];
+/// Those that are not supported yet.
+pub const INCLUDE_LATER: &[&str] = &["env", "limits"];
+/// Keys of a set.
+pub const SET: &[&str] = &["schema", "set", "description", "access", "paths", "addresses"];

@@ -1,0 +1,155 @@
+//! From TOML to documents in which every entry knows its place.
+//!
+//! A text is walked as a tree of spanned values instead of being deserialised, so that one pass
+//! finds all that is wrong with it. What the language will have but this version does not act on
+//! is refused by name: a rule that is silently ignored protects nobody.
+
+mod keys;
+mod reader;
+mod sections;
+
+use std::{ops::Range, sync::Arc};
+
+use toml::de::{DeTable, DeValue};
+
+pub(super) use keys::{Holds, LISTS, List};
+use reader::Reader;
+pub(super) use sections::RECORD_ALL;
+
+use super::{Finding, Mode, Source, SourceKind};
+
+/// Version of the rule language.
+pub const SCHEMA: u32 = 1;
+
+/// A string and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub text: String,
+    pub span: Range<usize>,
+}
+
+/// A server's rules or an include.
+#[derive(Clone, Debug)]
+pub struct Document {
+    pub(super) source: Arc<Source>,
+    pub(super) include: Vec<Entry>,
+    pub(super) lists: Vec<(&'static List, Entry)>,
+    pub(super) response: Response,
+    /// Event kinds to record, as bits; `None` when not said.
+    pub(super) record: Option<u64>,
+}
+
+/// `[response]`: verdicts with the place of their key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Response {
+    pub mode: Option<Mode>,
+    pub unlisted: Vec<(usize, u8, Range<usize>)>,
+    pub sets: Vec<(usize, u8)>,
+}
+
+/// A built-in set.
+#[derive(Clone, Debug)]
+pub(super) struct SetDocument {
+    pub source: Arc<Source>,
+    pub set: usize,
+    pub access: u8,
+    pub paths: Vec<Entry>,
+    pub addresses: Vec<Entry>,
+}
+
+/// Parses the rules of server `name`. Pure: reads no file and never panics.
+///
+/// # Errors
+/// All that is wrong with the text.
+pub fn parse_server(text: &str, name: &str) -> Result<Document, Vec<Finding>> {
+    let kind = SourceKind::Server;
+    let path = format!("{}/{name}.toml", kind.folder());
+    document(&Arc::new(Source { kind, name: name.to_owned(), path, text: text.to_owned() }))
+}
+
+/// Parses a server or an include.
+pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
+    let mut reader = Reader::new(source);
+    let mut document = Document {
+        source: source.clone(),
+        include: Vec::new(),
+        lists: Vec::new(),
+        response: Response::default(),
+        record: None,
+    };
+    if let Some(table) = reader.parse() {
+        let server = source.kind == SourceKind::Server;
+        let known = if server { keys::SERVER } else { keys::INCLUDE };
+        let later = if server { keys::SERVER_LATER } else { keys::INCLUDE_LATER };
+        reader.keys(table.get_ref(), "", known, later);
+        reader.schema(table.get_ref());
+        if server {
+            reader.own_name(table.get_ref(), "server");
+            sections::response(&mut reader, table.get_ref(), &mut document.response);
+            document.record = sections::record(&mut reader, table.get_ref());
+        }
+        if let Some(value) = table.get_ref().get("include") {
+            document.include = reader.strings(value, "include");
+        }
+        lists(&mut reader, table.get_ref(), &mut document);
+    }
+    reader.finish(document)
+}
+
+fn lists(reader: &mut Reader<'_>, root: &DeTable<'_>, document: &mut Document) {
+    for (name, known, later) in keys::TABLES {
+        let Some(table) = root.get(name).and_then(|value| reader.table(value, name)) else {
+            continue;
+        };
+        reader.keys(table, name, known, later);
+        for list in LISTS.iter().filter(|list| list.table == name) {
+            if let Some(value) = table.get(list.key) {
+                let entries = reader.strings(value, &list.name());
+                document.lists.extend(entries.into_iter().map(|entry| (list, entry)));
+            }
+        }
+    }
+}
+
+/// Parses a built-in set.
+pub(super) fn set(source: &Arc<Source>) -> Result<SetDocument, Vec<Finding>> {
+    let mut reader = Reader::new(source);
+    let mut document = SetDocument {
+        source: source.clone(),
+        set: 0,
+        access: 0,
+        paths: Vec::new(),
+        addresses: Vec::new(),
+    };
+    if let Some(table) = reader.parse() {
+        let table = table.get_ref();
+        reader.keys(table, "", keys::SET, &[]);
+        reader.schema(table);
+        reader.own_name(table, "set");
+        document.set = sections::set_number(&mut reader);
+        document.access = sections::set_access(&mut reader, table);
+        if let Some(value) = table.get("paths") {
+            document.paths = reader.strings(value, "paths");
+        }
+        if let Some(value) = table.get("addresses") {
+            document.addresses = reader.strings(value, "addresses");
+        }
+        if let Some(value) = table.get("description") {
+            reader.string(value, "description");
+        }
+    }
+    reader.finish(document)
+}
+
+/// How a value's type is called in messages.
+fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

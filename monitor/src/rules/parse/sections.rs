@@ -1,0 +1,136 @@
+//! Sections that are not lists of patterns: `[response]`, `[record]`, the head of a set.
+
+use monitor_common::{
+    policy::{access, set, verdict},
+    record::kind,
+};
+use serde_spanned::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Response, reader::Reader};
+use crate::rules::Mode;
+
+/// Event types by the bit of their kind, as written in `record.events` and in events.
+const EVENTS: [(&str, u8); 16] = [
+    ("exec", kind::EXEC),
+    ("fork", kind::FORK),
+    ("exit", kind::EXIT),
+    ("open", kind::OPEN),
+    ("change", kind::CHANGE),
+    ("mount", kind::MOUNT),
+    ("connect", kind::CONNECT),
+    ("send", kind::SEND),
+    ("bind", kind::BIND),
+    ("listen", kind::LISTEN),
+    ("unix", kind::UNIX),
+    ("process", kind::PROCESS),
+    ("io_uring", kind::IO_URING),
+    ("bpf", kind::BPF),
+    ("socket", kind::SOCKET),
+    ("namespace", kind::NAMESPACE),
+];
+
+/// Every kind.
+pub const RECORD_ALL: u64 = (1 << kind::END) - 2;
+/// What is recorded in any case: the process tree that every violation is explained with.
+pub const RECORD_TREE: u64 = 1 << kind::EXEC | 1 << kind::FORK | 1 << kind::EXIT;
+
+/// Reads `[response]`.
+pub fn response(reader: &mut Reader<'_>, root: &DeTable<'_>, response: &mut Response) {
+    let Some(table) = root.get("response").and_then(|value| reader.table(value, "response")) else {
+        return;
+    };
+    reader.keys(table, "response", &["mode", "unlisted", "sets"], &["detectors"]);
+    if let Some(value) = table.get("mode") {
+        response.mode = match reader.word(value, "response.mode", &["observe", "enforce"]) {
+            Some(0) => Some(Mode::Observe),
+            Some(_) => Some(Mode::Enforce),
+            None => None,
+        };
+    }
+    if let Some(value) = table.get("unlisted") {
+        verdicts(reader, value, "response.unlisted", &access::NAMES, |bit, verdict, value| {
+            response.unlisted.push((bit, verdict, value.span()));
+        });
+    }
+    if let Some(value) = table.get("sets") {
+        verdicts(reader, value, "response.sets", &set::NAMES, |set, verdict, _| {
+            response.sets.push((set, verdict));
+        });
+    }
+}
+
+fn verdicts(
+    reader: &mut Reader<'_>,
+    value: &Spanned<DeValue<'_>>,
+    name: &str,
+    names: &[&str],
+    mut take: impl FnMut(usize, u8, &Spanned<DeValue<'_>>),
+) {
+    let Some(table) = reader.table(value, name) else { return };
+    reader.keys(table, name, names, &[]);
+    for (key, value) in table {
+        let Some(number) = names.iter().position(|name| *name == key.get_ref().as_ref()) else {
+            continue;
+        };
+        let name = format!("{name}.{}", key.get_ref());
+        if let Some(verdict) = reader.word(value, &name, &verdict::NAMES) {
+            take(number, u8::try_from(verdict).unwrap_or(verdict::KILL_TREE), value);
+        }
+    }
+}
+
+/// Reads `[record]`.
+pub fn record(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Option<u64> {
+    let table = root.get("record").and_then(|value| reader.table(value, "record"))?;
+    reader.keys(table, "record", &["events"], &[]);
+    let value = table.get("events")?;
+    if value.get_ref().is_str() {
+        let words = ["all", "violations"];
+        let word = reader.word(value, "record.events", &words)?;
+        return Some(if word == 0 { RECORD_ALL } else { RECORD_TREE });
+    }
+    let Some(array) = value.get_ref().as_array() else {
+        let message = "`record.events` must be \"all\", \"violations\" or a list of types";
+        reader.error(value.span(), message.to_owned(), None);
+        return None;
+    };
+    let names = EVENTS.map(|(name, _)| name);
+    let mut kinds = RECORD_TREE;
+    for value in array {
+        if let Some(event) = reader.word(value, "record.events[]", &names) {
+            kinds |= 1 << EVENTS[event].1;
+        }
+    }
+    Some(kinds)
+}
+
+/// The number of the set that the file is about.
+pub fn set_number(reader: &mut Reader<'_>) -> usize {
+    let name = reader.source.name.as_str();
+    set::NAMES.iter().position(|known| *known == name).unwrap_or_else(|| {
+        let help = format!("the sets are {}", super::reader::quoted(&set::NAMES));
+        reader.error(0..0, format!("there is no set `{name}`"), Some(help));
+        0
+    })
+}
+
+/// The accesses that the set speaks about.
+pub fn set_access(reader: &mut Reader<'_>, table: &DeTable<'_>) -> u8 {
+    let Some(value) = table.get("access") else {
+        let help = "write `access = [\"read\", \"write\"]`".to_owned();
+        reader.error(0..0, "the set has no `access`".to_owned(), Some(help));
+        return 0;
+    };
+    let Some(array) = value.get_ref().as_array() else {
+        reader.strings(value, "access");
+        return 0;
+    };
+    let mut bits = 0;
+    for value in array {
+        if let Some(bit) = reader.word(value, "access[]", &access::NAMES) {
+            bits |= 1 << bit;
+        }
+    }
+    bits
+}

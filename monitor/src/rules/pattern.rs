@@ -1,0 +1,498 @@
+//! Patterns of paths: globset's syntax, where `*`, `?` and classes stop at `/`, and `/a/**` means
+//! `/a` and everything beneath.
+//!
+//! A text becomes [`Piece`]s once. Braces are multiplied out and variables put in on pieces and
+//! not on text, so a value can never be read as a pattern. The leading components without
+//! wildcards become a literal path, which is resolved ([`crate::rules::resolve`]); the rest stays.
+
+use std::fmt::Write as _;
+
+use super::resolve::{Resolved, resolve};
+
+/// Most patterns that the braces of one entry may stand for.
+const ALTERNATIVES_MAX: usize = 256;
+
+/// One element of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// A byte that stands for itself.
+    Byte(u8),
+    /// `?`: one byte that is not `/`.
+    Any,
+    /// `*`: bytes that are not `/`.
+    Star,
+    /// `[...]`: one byte of the ranges (or none of them), never `/`.
+    Class {
+        negated: bool,
+        ranges: Vec<(u8, u8)>,
+    },
+    /// `${...}`, until values are put in.
+    Variable(String),
+    /// `{`, `,` and `}` of alternatives, until they are multiplied out.
+    Open,
+    Comma,
+    Close,
+}
+
+/// Why a text is not a pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    #[error("the pattern is empty")]
+    Empty,
+    #[error("the pattern starts with neither `/` nor `**/`")]
+    Relative,
+    #[error("`{0}` within the path")]
+    Dots(&'static str),
+    #[error("the pattern ends in `/`")]
+    Slash,
+    #[error("two slashes follow each other")]
+    DoubleSlash,
+    #[error("`**` is only a part of a component")]
+    PartialRecursion,
+    #[error("`[` has no `]`")]
+    UnclosedClass,
+    #[error("`[...]` can hold ASCII characters only, and no `/`")]
+    ClassCharacter,
+    #[error("the range `{0}-{1}` runs backwards")]
+    BackwardRange(char, char),
+    #[error("`{{` has no `}}`")]
+    UnclosedBrace,
+    #[error("`}}` has no `{{`")]
+    UnopenedBrace,
+    #[error("`${{` has no `}}`")]
+    UnclosedVariable,
+    #[error("the pattern ends in `\\`")]
+    DanglingEscape,
+    #[error("a NUL byte can be in no path")]
+    Nul,
+    #[error("the braces stand for more than {ALTERNATIVES_MAX} patterns")]
+    TooManyAlternatives,
+}
+
+impl PatternError {
+    /// What to write instead.
+    pub fn help(&self, text: &str) -> Option<String> {
+        Some(match self {
+            Self::Relative if text.starts_with("~/") => format!("write ${{HOME}}{}", &text[1..]),
+            Self::Relative if text.starts_with('$') => {
+                "variables are written with braces: ${HOME}".to_owned()
+            }
+            Self::Relative => format!("write ${{CWD}}/{text} or **/{text}"),
+            Self::Slash => {
+                let stem = text.trim_end_matches('/');
+                format!("write {stem} for the directory itself, {stem}/** with all beneath it")
+            }
+            Self::Dots(_) => "write the path that is meant: `.` and `..` are in no \
+                              resolved path"
+                .to_owned(),
+            Self::PartialRecursion => {
+                "`**` stands alone between slashes; within a component write `*`".to_owned()
+            }
+            Self::UnclosedClass | Self::UnclosedBrace | Self::UnopenedBrace => {
+                "write a backslash before a bracket that stands for itself".to_owned()
+            }
+            Self::TooManyAlternatives => "use several entries, or `*`".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+/// Takes a text apart.
+pub fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
+    let mut pieces = Vec::new();
+    let mut depth = 0_usize;
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match c {
+            '\0' => return Err(PatternError::Nul),
+            '?' => pieces.push(Piece::Any),
+            '*' => pieces.push(Piece::Star),
+            '[' => {
+                let (class, after) = class(rest)?;
+                pieces.push(class);
+                rest = after;
+            }
+            '$' if rest.starts_with('{') => {
+                let end = rest.find('}').ok_or(PatternError::UnclosedVariable)?;
+                pieces.push(Piece::Variable(rest[1..end].to_owned()));
+                rest = &rest[end + 1..];
+            }
+            '{' => {
+                depth += 1;
+                pieces.push(Piece::Open);
+            }
+            '}' => {
+                depth = depth.checked_sub(1).ok_or(PatternError::UnopenedBrace)?;
+                pieces.push(Piece::Close);
+            }
+            ',' if depth > 0 => pieces.push(Piece::Comma),
+            '\\' => {
+                let escaped = rest.chars().next().ok_or(PatternError::DanglingEscape)?;
+                rest = &rest[escaped.len_utf8()..];
+                push_bytes(&mut pieces, escaped);
+            }
+            c => push_bytes(&mut pieces, c),
+        }
+    }
+    if depth > 0 { Err(PatternError::UnclosedBrace) } else { Ok(pieces) }
+}
+
+fn push_bytes(pieces: &mut Vec<Piece>, c: char) {
+    pieces.extend(c.encode_utf8(&mut [0; 4]).bytes().map(Piece::Byte));
+}
+
+/// A class behind its `[`, and what follows it.
+fn class(text: &str) -> Result<(Piece, &str), PatternError> {
+    let inner = text.strip_prefix(['!', '^']);
+    let negated = inner.is_some();
+    let text = inner.unwrap_or(text);
+    // A `]` at the very beginning stands for itself.
+    let end = text.char_indices().skip(1).find(|(_, c)| *c == ']');
+    let (end, _) = end.ok_or(PatternError::UnclosedClass)?;
+    let characters: Vec<char> = text[..end].chars().collect();
+    let mut ranges = Vec::new();
+    let mut left = characters.as_slice();
+    while let [first, after @ ..] = left {
+        // A `-` at either end stands for itself.
+        let (first, last) = match after {
+            ['-', last, after @ ..] => {
+                left = after;
+                (*first, *last)
+            }
+            _ => {
+                left = after;
+                (*first, *first)
+            }
+        };
+        let (Ok(low), Ok(high)) = (u8::try_from(first), u8::try_from(last)) else {
+            return Err(PatternError::ClassCharacter);
+        };
+        if !low.is_ascii() || !high.is_ascii() || (low..=high).contains(&b'/') {
+            return Err(PatternError::ClassCharacter);
+        }
+        if high < low {
+            return Err(PatternError::BackwardRange(first, last));
+        }
+        ranges.push((low, high));
+    }
+    Ok((Piece::Class { negated, ranges }, &text[end + 1..]))
+}
+
+/// Multiplies alternatives out.
+pub fn alternatives(pieces: &[Piece]) -> Result<Vec<Vec<Piece>>, PatternError> {
+    let Some(open) = pieces.iter().position(|piece| *piece == Piece::Open) else {
+        return Ok(vec![pieces.to_vec()]);
+    };
+    let mut depth = 0;
+    let mut start = open + 1;
+    let mut branches = Vec::new();
+    let mut close = open;
+    for (i, piece) in pieces.iter().enumerate().skip(open) {
+        match piece {
+            Piece::Open => depth += 1,
+            Piece::Close => depth -= 1,
+            _ => {}
+        }
+        let ends = depth == 0;
+        if ends || (depth == 1 && *piece == Piece::Comma) {
+            branches.push(&pieces[start..i]);
+            start = i + 1;
+        }
+        if ends {
+            close = i;
+            break;
+        }
+    }
+    let mut all = Vec::new();
+    for branch in branches {
+        let joined = [&pieces[..open], branch, &pieces[close + 1..]].concat();
+        all.extend(alternatives(&joined)?);
+        if all.len() > ALTERNATIVES_MAX {
+            return Err(PatternError::TooManyAlternatives);
+        }
+    }
+    Ok(all)
+}
+
+/// A component behind the literal prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// `**`: any number of components.
+    Recursive,
+    /// One component.
+    Name(Vec<Piece>),
+}
+
+/// A [`Pattern`] as a regular expression, its open ends apart so that patterns can share them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Regex {
+    /// Any directories may stand before.
+    pub floating: bool,
+    /// All beneath belongs to it.
+    pub tree: bool,
+    /// What stands between, anchored at both ends.
+    pub core: String,
+}
+
+/// A pattern without braces and variables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Literal path that everything matched begins with; empty for the root. Of an abstract
+    /// socket's name `@` and what follows.
+    pub prefix: Vec<u8>,
+    /// What follows.
+    pub rest: Vec<Component>,
+}
+
+impl Pattern {
+    /// From pieces in which only bytes, wildcards and classes are left.
+    pub fn new(pieces: &[Piece]) -> Result<Self, PatternError> {
+        let mut components: Vec<&[Piece]> = pieces.split(|p| *p == Piece::Byte(b'/')).collect();
+        let first = components.remove(0);
+        let mut prefix = Vec::new();
+        let mut rest = Vec::new();
+        if first.first() == Some(&Piece::Byte(b'@')) {
+            match literal(first) {
+                Some(bytes) => prefix = bytes,
+                None => return Err(PatternError::Relative),
+            }
+        } else if is_recursive(first) {
+            rest.push(Component::Recursive);
+        } else if pieces.is_empty() {
+            return Err(PatternError::Empty);
+        } else if !first.is_empty() {
+            return Err(PatternError::Relative);
+        } else if components == [&[] as &[Piece]] {
+            return Ok(Self { prefix, rest });
+        }
+        let count = components.len();
+        for (i, component) in components.into_iter().enumerate() {
+            check_component(component, i + 1 == count)?;
+            match literal(component) {
+                Some(name) if rest.is_empty() => {
+                    prefix.push(b'/');
+                    prefix.extend(name);
+                }
+                _ if is_recursive(component) => {
+                    if rest.last() != Some(&Component::Recursive) {
+                        rest.push(Component::Recursive);
+                    }
+                }
+                _ => rest.push(Component::Name(component.to_vec())),
+            }
+        }
+        Ok(Self { prefix, rest })
+    }
+
+    /// An abstract socket's name.
+    pub fn is_abstract(&self) -> bool {
+        self.prefix.first() == Some(&b'@')
+    }
+
+    /// Begins with `**/`: such a pattern has no place in the file system to which labels could
+    /// be bound, and lives in a table of its own because it multiplies with all others.
+    pub fn is_floating(&self) -> bool {
+        self.prefix.is_empty()
+            && self.rest.first() == Some(&Component::Recursive)
+            && self.rest.len() > 1
+    }
+
+    /// Resolves the literal prefix in place and returns the links on the way.
+    pub fn resolve(&mut self) -> Vec<Vec<u8>> {
+        if self.is_abstract() || self.prefix.is_empty() {
+            return Vec::new();
+        }
+        let Resolved { path, links } = resolve(&self.prefix);
+        self.prefix = path;
+        links
+    }
+
+    /// The same set of paths as a regular expression over bytes.
+    pub fn regex(&self) -> Regex {
+        let mut rest = self.rest.as_slice();
+        let floating = self.is_floating();
+        if floating {
+            rest = &rest[1..];
+        }
+        let tree = rest.last() == Some(&Component::Recursive);
+        if tree {
+            rest = &rest[..rest.len() - 1];
+        }
+        let mut core = String::new();
+        self.prefix.iter().for_each(|byte| push_escaped(&mut core, *byte));
+        for component in rest {
+            match component {
+                Component::Recursive => core.push_str("(?:/.*)?"),
+                Component::Name(pieces) => {
+                    core.push('/');
+                    pieces.iter().for_each(|piece| push_piece(&mut core, piece));
+                }
+            }
+        }
+        if self.prefix.is_empty() && self.rest.is_empty() {
+            core.push('/');
+        }
+        Regex { floating, tree, core }
+    }
+
+    /// Whether a path matches, by a walk of its own: the slow twin of the automaton, for
+    /// explanations.
+    pub fn matches(&self, path: &[u8]) -> bool {
+        if self.prefix.is_empty() && self.rest.is_empty() {
+            return path == b"/";
+        }
+        let Some(left) = path.strip_prefix(self.prefix.as_slice()) else { return false };
+        if left.is_empty() {
+            return self.rest.iter().all(|component| *component == Component::Recursive);
+        }
+        let Some(left) = left.strip_prefix(b"/") else { return false };
+        let names: Vec<&[u8]> = left.split(|b| *b == b'/').collect();
+        // reach[i]: the components so far can eat exactly the first i names.
+        let mut reach = vec![false; names.len() + 1];
+        reach[0] = true;
+        for component in &self.rest {
+            let mut next = vec![false; names.len() + 1];
+            for i in (0..=names.len()).filter(|i| reach[*i]) {
+                match component {
+                    Component::Recursive => next[i..].fill(true),
+                    Component::Name(pieces) => {
+                        if names.get(i).is_some_and(|name| name_matches(pieces, name)) {
+                            next[i + 1] = true;
+                        }
+                    }
+                }
+            }
+            reach = next;
+        }
+        reach[names.len()]
+    }
+
+    /// The pattern as text, with bytes that are not printable ASCII as `\xNN`.
+    pub fn display(&self) -> String {
+        let mut text = self.prefix.escape_ascii().to_string();
+        if self.prefix.is_empty() && self.rest.is_empty() {
+            text.push('/');
+        }
+        for (i, component) in self.rest.iter().enumerate() {
+            if !(i == 0 && self.is_floating()) {
+                text.push('/');
+            }
+            match component {
+                Component::Recursive => text.push_str("**"),
+                Component::Name(pieces) => {
+                    pieces.iter().for_each(|piece| push_glob(&mut text, piece));
+                }
+            }
+        }
+        text
+    }
+}
+
+fn check_component(component: &[Piece], last: bool) -> Result<(), PatternError> {
+    match component {
+        [] if last => Err(PatternError::Slash),
+        [] => Err(PatternError::DoubleSlash),
+        [Piece::Byte(b'.')] => Err(PatternError::Dots(".")),
+        [Piece::Byte(b'.'), Piece::Byte(b'.')] => Err(PatternError::Dots("..")),
+        _ if is_recursive(component) => Ok(()),
+        _ => match component.windows(2).any(|pair| *pair == [Piece::Star, Piece::Star]) {
+            true => Err(PatternError::PartialRecursion),
+            false => Ok(()),
+        },
+    }
+}
+
+fn is_recursive(component: &[Piece]) -> bool {
+    *component == [Piece::Star, Piece::Star]
+}
+
+fn literal(component: &[Piece]) -> Option<Vec<u8>> {
+    let byte = |piece: &Piece| match piece {
+        Piece::Byte(byte) => Some(*byte),
+        _ => None,
+    };
+    component.iter().map(byte).collect()
+}
+
+fn piece_matches(piece: &Piece, byte: u8) -> bool {
+    match piece {
+        Piece::Byte(own) => *own == byte,
+        Piece::Class { negated, ranges } => {
+            byte != b'/'
+                && ranges.iter().any(|(low, high)| (*low..=*high).contains(&byte)) != *negated
+        }
+        _ => byte != b'/',
+    }
+}
+
+/// Wildcard matching that goes back to the last star only, so it takes no exponential time.
+pub fn name_matches(pieces: &[Piece], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut star = None;
+    while n < name.len() {
+        match pieces.get(p) {
+            Some(Piece::Star) => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(piece) if piece_matches(piece, name[n]) => {
+                p += 1;
+                n += 1;
+            }
+            _ => {
+                let Some((star_p, star_n)) = star else { return false };
+                star = Some((star_p, star_n + 1));
+                p = star_p + 1;
+                n = star_n + 1;
+            }
+        }
+    }
+    pieces[p..].iter().all(|piece| *piece == Piece::Star)
+}
+
+fn push_piece(regex: &mut String, piece: &Piece) {
+    match piece {
+        Piece::Byte(byte) => push_escaped(regex, *byte),
+        Piece::Star => regex.push_str("[^/]*"),
+        Piece::Class { negated, ranges } => {
+            regex.push_str(if *negated { "[^/" } else { "[" });
+            for (low, high) in ranges {
+                push_escaped(regex, *low);
+                regex.push('-');
+                push_escaped(regex, *high);
+            }
+            regex.push(']');
+        }
+        _ => regex.push_str("[^/]"),
+    }
+}
+
+fn push_escaped(regex: &mut String, byte: u8) {
+    if byte.is_ascii_alphanumeric() || byte == b'/' {
+        regex.push(char::from(byte));
+    } else {
+        let _ = write!(regex, "\\x{byte:02x}");
+    }
+}
+
+fn push_glob(text: &mut String, piece: &Piece) {
+    match piece {
+        Piece::Byte(byte) => {
+            let _ = write!(text, "{}", byte.escape_ascii());
+        }
+        Piece::Star => text.push('*'),
+        Piece::Class { negated, ranges } => {
+            text.push_str(if *negated { "[!" } else { "[" });
+            for (low, high) in ranges {
+                text.push(char::from(*low));
+                if low != high {
+                    text.push('-');
+                    text.push(char::from(*high));
+                }
+            }
+            text.push(']');
+        }
+        _ => text.push('?'),
+    }
+}

@@ -1,0 +1,87 @@
+//! From paths as people write them to paths as the kernel reports them.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::Path,
+};
+
+/// As many symbolic links as the kernel follows in one look-up.
+const LINKS_MAX: usize = 40;
+
+/// A path without symbolic links, as far as it exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// Absolute, without a slash at the end; empty for the root.
+    pub path: Vec<u8>,
+    /// The links on the way, each with its directory resolved and itself not.
+    pub links: Vec<Vec<u8>>,
+}
+
+/// Follows all links of an absolute path. What does not exist, or cannot be seen, is taken as it
+/// is written.
+pub fn resolve(path: &[u8]) -> Resolved {
+    let mut resolved = Resolved::default();
+    let mut left: Vec<Vec<u8>> = components(path).rev().collect();
+    while let Some(component) = left.pop() {
+        if component == b".." {
+            let parent = resolved.path.iter().rposition(|b| *b == b'/').unwrap_or(0);
+            resolved.path.truncate(parent);
+            continue;
+        }
+        let directory = resolved.path.len();
+        resolved.path.push(b'/');
+        resolved.path.extend_from_slice(&component);
+        let Ok(target) = fs::read_link(Path::new(OsStr::from_bytes(&resolved.path))) else {
+            continue;
+        };
+        if resolved.links.len() == LINKS_MAX {
+            continue;
+        }
+        resolved.links.push(resolved.path.clone());
+        let target = target.into_os_string().into_vec();
+        resolved.path.truncate(if target.starts_with(b"/") { 0 } else { directory });
+        left.extend(components(&target).rev());
+    }
+    resolved
+}
+
+fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
+    path.split(|b| *b == b'/').filter(|c| !c.is_empty() && c != b".").map(<[u8]>::to_vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_are_followed_and_kept_for_display() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(folder.path()).unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        symlink("real", root.join("relative")).unwrap();
+        symlink(root.join("relative"), root.join("absolute")).unwrap();
+        let resolved = resolve(root.join("absolute/missing/x").as_os_str().as_bytes());
+        assert_eq!(resolved.path, root.join("real/missing/x").as_os_str().as_bytes());
+        let links = ["absolute", "relative"].map(|l| root.join(l).into_os_string().into_vec());
+        assert_eq!(resolved.links, links);
+    }
+
+    #[test]
+    fn loops_end() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("b", folder.path().join("a")).unwrap();
+        symlink("a", folder.path().join("b")).unwrap();
+        let resolved = resolve(folder.path().join("a").as_os_str().as_bytes());
+        assert!(resolved.links.len() <= LINKS_MAX);
+    }
+
+    #[test]
+    fn parents_above_the_root_stay_at_the_root() {
+        assert_eq!(resolve(b"/../..//./nowhere").path, b"/nowhere");
+        assert_eq!(resolve(b"/").path, b"");
+    }
+}
