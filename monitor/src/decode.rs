@@ -4,7 +4,7 @@
 use std::{mem, slice};
 
 use monitor_common::{
-    policy::{Decision, reason, set, verdict},
+    policy::{self, Decision, reason, set, verdict},
     record::{self, Record, STRINGS, change, kind, process},
 };
 use thiserror::Error;
@@ -178,6 +178,7 @@ fn check_fields(record: &Record) -> Result<(), DecodeError> {
         ("verdict", decision.verdict, usize::from(decision.verdict) < verdict::NAMES.len()),
         ("reason", decision.reason, decision.reason <= reason::LAUNCH),
         ("set", decision.set, usize::from(decision.set) < set::COUNT),
+        ("access", decision.access, decision.access >> policy::access::COUNT == 0),
     ];
     match bounds.into_iter().find(|(_, _, known)| !known) {
         Some((field, value, _)) => Err(DecodeError::Field { kind: record.kind, field, value }),

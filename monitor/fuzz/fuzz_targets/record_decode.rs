@@ -24,6 +24,7 @@ fuzz_target!(|data: &[u8]| {
     record.decision.verdict %= 5;
     record.decision.reason %= 8;
     record.decision.set %= 7;
+    record.decision.access %= 1 << 6;
     follow(&decode::encode(record, [path, second, b"", argv]));
 });
 
