@@ -7,6 +7,16 @@ use crate::wire;
 pub const CALLS: u32 = 2048;
 /// First entry of the 32-bit calls.
 pub const COMPAT_AT: u32 = 1024;
+/// Position of the program for opens among the handlers.
+pub const HANDLE_OPEN: u32 = 0;
+/// Position of the program for changes.
+pub const HANDLE_CHANGE: u32 = 1;
+/// Position of the program for sockets.
+pub const HANDLE_SOCKET: u32 = 2;
+/// Position of the program for everything else.
+pub const HANDLE_OTHER: u32 = 3;
+/// Number of handlers.
+pub const HANDLERS: u32 = 4;
 /// An argument position that the call does not have.
 pub const NO_ARGUMENT: u8 = 0xff;
 

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
 };
 use monitor_common::{
     automaton::{ByteClasses, Row},
@@ -19,6 +19,10 @@ use crate::scratch::Scratch;
 /// What the exit of each system call means, on the tracepoint backend.
 #[map]
 pub static CALLS: Array<Call> = Array::with_max_entries(syscall::CALLS, 0);
+
+/// Programs that `sys_exit` goes on in.
+#[map]
+pub static HANDLERS: ProgramArray = ProgramArray::with_max_entries(syscall::HANDLERS, 0);
 
 /// Tag by tgid. A hash rather than task storage: it covers io_uring workers and every program type.
 #[map]

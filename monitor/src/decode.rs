@@ -4,7 +4,7 @@
 use std::{mem, slice};
 
 use monitor_common::{
-    policy::{self, Decision, reason, set, verdict},
+    policy::{self, reason, set, verdict},
     record::{self, Record, STRINGS, change, kind, process},
 };
 use thiserror::Error;
@@ -139,21 +139,11 @@ pub fn flags(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(field.try_into().ok()?))
 }
 
-/// Puts another judgement into the bytes of a record that was decoded before.
-pub fn amend(bytes: &mut [u8], judged: &Record) {
-    let Decision { verdict, reason, set, access } = judged.decision;
-    let mut put = |start: usize, value: &[u8]| {
-        if let Some(field) = bytes.get_mut(start..start + value.len()) {
-            field.copy_from_slice(value);
-        }
-    };
-    let decision = mem::offset_of!(Record, decision);
-    put(decision + mem::offset_of!(Decision, verdict), &[verdict]);
-    put(decision + mem::offset_of!(Decision, reason), &[reason]);
-    put(decision + mem::offset_of!(Decision, set), &[set]);
-    put(decision + mem::offset_of!(Decision, access), &[access]);
-    put(mem::offset_of!(Record, enforced), &[judged.enforced]);
-    put(mem::offset_of!(Record, classes), &judged.classes.to_ne_bytes());
+/// Puts another judgement into the bytes of a decoded record, and another string at `position`.
+pub fn amend(decoded: &Decoded<'_>, judged: &Record, position: usize, string: &[u8]) -> Vec<u8> {
+    let mut strings = decoded.strings;
+    strings[position] = string;
+    encode(*judged, strings)
 }
 
 fn fixed(bytes: &[u8]) -> Result<Record, DecodeError> {
@@ -208,6 +198,17 @@ mod tests {
         assert_eq!(decode(&none).unwrap().arguments().count(), 0);
         let one = encode(blank(kind::EXEC), [b"/x", b"", b"", b"\0"]);
         assert_eq!(decode(&one).unwrap().arguments().collect::<Vec<_>>(), [b"".as_slice()]);
+    }
+
+    #[test]
+    fn an_amended_record_has_the_new_judgement_and_string() {
+        let bytes = encode(blank(kind::CHANGE), [b"/a/../b", b"/c", b"", b""]);
+        let decoded = decode(&bytes).unwrap();
+        let judged = Record { enforced: record::enforced::AGENT, ..decoded.record };
+        let amended = amend(&decoded, &judged, record::PATH, b"/b");
+        let amended = decode(&amended).unwrap();
+        assert_eq!((amended.path(), amended.second()), (b"/b".as_slice(), b"/c".as_slice()));
+        assert_eq!(amended.record.enforced, record::enforced::AGENT);
     }
 
     #[test]

@@ -54,7 +54,6 @@ pub struct Pipeline<W> {
     sinks: Sinks<W>,
     delivered: Delivered,
     events: Vec<Event>,
-    amended: Vec<u8>,
     flushed: Instant,
     ticked: Instant,
 }
@@ -70,7 +69,6 @@ impl<W: Write> Pipeline<W> {
             sinks,
             delivered: Delivered::default(),
             events: Vec::with_capacity(EVENTS + EVENTS / 4),
-            amended: Vec::new(),
             flushed: Instant::now(),
             ticked: Instant::now(),
         }
@@ -108,7 +106,7 @@ impl<W: Write> Pipeline<W> {
     }
 
     fn read(&mut self, respond: &mut impl FnMut(&Record)) -> bool {
-        let Self { rings, merge, compiled, delivered, amended, .. } = self;
+        let Self { rings, merge, compiled, delivered, .. } = self;
         let mut more = true;
         for _ in 0..BATCH {
             let Some(bytes) = rings.violations.next() else {
@@ -116,14 +114,14 @@ impl<W: Write> Pipeline<W> {
                 break;
             };
             delivered.violations += 1;
-            answer(&bytes, merge, compiled, amended, respond);
+            answer(&bytes, merge, compiled, respond);
         }
         for _ in 0..BATCH {
             let Some(bytes) = rings.events.next() else { return more };
             delivered.events += 1;
             // Allowed by the kernel: only what it judged by a string can still be a violation.
             if decode::flags(&bytes).is_some_and(|bits| bits & flags::ARGUMENT != 0) {
-                answer(&bytes, merge, compiled, amended, respond);
+                answer(&bytes, merge, compiled, respond);
             } else {
                 merge.push(&bytes);
             }
@@ -206,24 +204,15 @@ impl<W: Write> Pipeline<W> {
 }
 
 /// Answers a record and puts it, as it was judged in the end, among those that wait.
-fn answer(
-    bytes: &[u8],
-    merge: &mut Merge,
-    compiled: &Compiled,
-    amended: &mut Vec<u8>,
-    respond: &mut impl FnMut(&Record),
-) {
+fn answer(bytes: &[u8], merge: &mut Merge, compiled: &Compiled, respond: &mut impl FnMut(&Record)) {
     // What cannot be decoded is counted when its turn comes.
     let Ok(decoded) = decode::decode(bytes) else { return merge.push(bytes) };
     let Some(judged) = argument::rejudge(&decoded, compiled) else {
         respond(&decoded.record);
         return merge.push(bytes);
     };
-    respond(&judged);
-    amended.clear();
-    amended.extend_from_slice(bytes);
-    decode::amend(amended, &judged);
-    merge.push(amended);
+    respond(&judged.record);
+    merge.push(&decode::amend(&decoded, &judged.record, judged.position, &judged.path));
 }
 
 /// The kernel's counters as enrichment takes them.

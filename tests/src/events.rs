@@ -50,9 +50,11 @@ impl Event {
         self.kind() != "alert" && (self.verdict() != "allow" || would_be)
     }
 
-    /// Whether this is about a file or an address: its path, second path, name or address.
+    /// Whether this is about a file or an address: its path, second path, origin, name or address.
     pub fn names(&self, subject: &str) -> bool {
-        ["path", "second", "name", "address"].iter().any(|field| self.text(field) == subject)
+        ["path", "second", "origin", "name", "address"]
+            .iter()
+            .any(|field| self.text(field) == subject)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask setup | build | test | vm-test | vm-run | check`.
+//! Development tasks: `cargo xtask setup | build | test | vm-test | vm-run | check | fuzz`.
 //!
 //! Each command does by itself what it needs of the ones before it, so that `cargo xtask test` on
 //! a fresh clone sets up, builds and tests. Nothing here depends on the agent's crates: the tasks
@@ -12,6 +12,7 @@ mod build;
 mod check;
 mod command;
 mod ebpf;
+mod fuzz;
 mod machine;
 mod results;
 mod setup;
@@ -36,6 +37,8 @@ enum Task {
     Test,
     /// Run the end-to-end tests on the kernels of the matrix
     VmTest(test::Selection),
+    /// Run the fuzz targets, each for a minute or so
+    Fuzz(fuzz::Options),
     /// Check formatting, lints and documentation, with warnings denied
     Check,
     /// Run a command on a kernel of the matrix: `vm-run --kernel 6.1 -- sh -c "uname -a"`
@@ -58,6 +61,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Build => build::agent().map(drop),
         Task::Test => test::everything(),
         Task::VmTest(selection) => test::on_machines(&selection),
+        Task::Fuzz(options) => fuzz::targets(&options),
         Task::Check => check::everything(),
         Task::VmRun(what) => test::one_command(what),
     }

@@ -64,6 +64,15 @@ pub fn machines() -> Result<()> {
     install(&MACHINE_PACKAGES)
 }
 
+/// A C++ compiler, for libFuzzer.
+pub fn cplusplus() -> Result<()> {
+    match (find("c++"), find("apt-get")) {
+        (Some(_), _) => Ok(()),
+        (None, Some(_)) => install(&["g++"]),
+        (None, None) => bail!("install a C++ compiler: libFuzzer is compiled by it"),
+    }
+}
+
 /// Installs those of these Debian packages that are missing.
 fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages.iter().copied().filter(|name| !installed(name)).collect();

@@ -12,7 +12,7 @@ use monitor_common::{
     limits::PATH_MAX,
     policy::{access, class, set},
     record::{SECOND, change, flags, kind, process},
-    syscall::{COMPAT_AT, Call, NO_ARGUMENT, action},
+    syscall::{self, COMPAT_AT, Call, NO_ARGUMENT, action},
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     instance::{self, Current, Subject},
     judge::{self, Opened},
     kernel_field::{Address, current_task, field},
-    maps::CALLS,
+    maps::{CALLS, HANDLERS},
     network::{self, AF_INET, AF_INET6, AF_UNIX},
     path::Place,
     policy::{self, Means},
@@ -40,36 +40,79 @@ const PTRACE_SEIZE: u64 = 0x4206;
 /// include/uapi/linux/magic.h
 const PID_FS_MAGIC: u64 = 0x5049_4446;
 
-/// `sys_exit(struct pt_regs *regs, long ret)`
+/// `sys_exit(struct pt_regs *regs, long ret)`: finds out what the call means and goes on in the
+/// program for that, each of which is verified, and has its stack, by itself.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let result: i64 = ctx.arg(1);
-    if let Current::Tagged(subject) = instance::current()
+    if let Current::Untagged | Current::Outlaw = instance::current() {
+        return 0;
+    }
+    if let Some((call, _)) = call_of(&ctx)
         && result >= 0
     {
-        let status: u32 = field!(current_task(), task_status);
-        let compat = status & TS_COMPAT != 0;
-        let registers = ctx.arg::<*const c_void>(0) as Address;
-        let number: u64 = field!(registers, regs_orig_ax);
-        let at = number as u32 & 0x3ff | if compat { COMPAT_AT } else { 0 };
-        if number < COMPAT_AT as u64
-            && let Some(call) = CALLS.get(at)
-            && call.action != action::NONE
-        {
-            judge_call(&subject, call, Arguments { registers, compat }, result);
-        }
+        let handler = match call.action {
+            action::NONE => return 0,
+            action::OPEN => syscall::HANDLE_OPEN,
+            action::CHANGE..=action::MOUNT => syscall::HANDLE_CHANGE,
+            action::CONNECT..=action::LISTEN => syscall::HANDLE_SOCKET,
+            _ => syscall::HANDLE_OTHER,
+        };
+        // SAFETY: the programs in the array are of this one's kind. It returns only when the
+        // loader has left the entry empty.
+        let _ = unsafe { HANDLERS.tail_call(&ctx, handler) };
+    }
+    0
+}
+
+/// Opens.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit_open(ctx: BtfTracePointContext) -> i32 {
+    handle(&ctx, |subject, _, arguments| {
+        let result: i64 = ctx.arg(1);
+        open(subject, result as u64, compat_flag(arguments));
+    })
+}
+
+/// Changes to files, and mounts.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit_change(ctx: BtfTracePointContext) -> i32 {
+    handle(&ctx, change_path)
+}
+
+/// Sockets.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit_socket(ctx: BtfTracePointContext) -> i32 {
+    handle(&ctx, socket)
+}
+
+/// Everything else.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit_other(ctx: BtfTracePointContext) -> i32 {
+    handle(&ctx, other)
+}
+
+#[inline(always)]
+fn handle(ctx: &BtfTracePointContext, judge: impl FnOnce(&Subject, &Call, Arguments)) -> i32 {
+    if let Current::Tagged(subject) = instance::current()
+        && let Some((call, arguments)) = call_of(ctx)
+    {
+        judge(&subject, call, arguments);
     }
     0
 }
 
 #[inline(always)]
-fn judge_call(subject: &Subject, call: &Call, arguments: Arguments, result: i64) {
-    match call.action {
-        action::OPEN => open(subject, result as u64, compat_flag(arguments)),
-        action::CHANGE..=action::MOUNT => change_path(subject, call, arguments),
-        action::CONNECT..=action::LISTEN => socket(subject, call, arguments),
-        _ => other(subject, call, arguments),
+fn call_of(ctx: &BtfTracePointContext) -> Option<(&'static Call, Arguments)> {
+    let status: u32 = field!(current_task(), task_status);
+    let compat = status & TS_COMPAT != 0;
+    let registers = ctx.arg::<*const c_void>(0) as Address;
+    let number: u64 = field!(registers, regs_orig_ax);
+    if number >= COMPAT_AT as u64 {
+        return None;
     }
+    let at = number as u32 | if compat { COMPAT_AT } else { 0 };
+    CALLS.get(at).map(|call| (call, Arguments { registers, compat }))
 }
 
 #[inline(always)]

@@ -109,13 +109,17 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let account = Account::of_caller()?;
     let (loaded, compiled) = load_rules(arguments, &account)?;
     check_privileges()?;
-    let mut kernel = load_kernel(arguments.backend)?;
+    let signals = Signals::block().context("cannot take over signals")?;
+    let mut kernel = load_kernel(arguments.backend, loaded.mode)?;
     let (instance, cgroup) = Cgroup::create(random)?;
     let recording = open_recording(arguments, &account, &loaded, &kernel, instance)?;
     let slot = kernel.install(POLICY, &compiled)?;
     label(&mut kernel, &compiled)?;
 
-    let signals = Signals::block().context("cannot take over signals")?;
+    if let Some(signal) = signals.asked_to_end()? {
+        return Ok(Ended::Killed(signal).exit_code());
+    }
+    let is_root = account.is_root();
     let server = start(arguments, &account, &signals, cgroup, &mut kernel, instance, slot)?;
     let compiled = Arc::new(compiled);
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
@@ -124,16 +128,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let terminal = Terminal::new(Stderr::new(), terminal_colour());
     let sinks = Sinks { recording, terminal, summary: Summary::default(), account };
     let pipeline = Pipeline::new(kernel.take_rings()?, enricher, compiled, sinks);
-    watch(Run { kernel, server, signals, pipeline, instance, name: loaded.server })
+    watch(Run { kernel, server, signals, pipeline, instance, name: loaded.server }, is_root)
 }
 
 fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loaded, Compiled)> {
     let uid = account.uid.as_raw();
     let bindings = Bindings::of_user(uid, arguments.home.as_deref(), &arguments.command)?;
+    if let Some(directory) = arguments.rules.as_deref().filter(|path| !path.is_dir()) {
+        bail!("--rules {}: not a directory", directory.display());
+    }
     let search = SearchPath::new(arguments.rules.as_deref());
     let mut loaded = rules::load(&search, arguments.server.as_deref(), &bindings)?;
     for warning in &loaded.warnings {
-        say(&warning.message);
+        say(&warning.to_string());
     }
     if let (true, Some(server)) = (loaded.is_default, &arguments.server) {
         if matches!(arguments.mode, Some(ModeArgument::Enforce)) {
@@ -163,7 +170,7 @@ fn check_privileges() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load_kernel(backend: BackendArgument) -> anyhow::Result<Kernel> {
+fn load_kernel(backend: BackendArgument, mode: Mode) -> anyhow::Result<Kernel> {
     let backend = match backend {
         BackendArgument::Auto => None,
         BackendArgument::Lsm => Some(Backend::Lsm),
@@ -171,10 +178,11 @@ fn load_kernel(backend: BackendArgument) -> anyhow::Result<Kernel> {
     };
     let kernel = Kernel::load(&Options { backend })?;
     if let Some(reason) = kernel.passed_over() {
-        say(&format!(
-            "{reason}; using the tracepoint backend: network calls are refused, but files and \
-             programs are judged after the call, and the server is killed instead"
-        ));
+        say(&format!("using the tracepoint backend, because {reason}"));
+    }
+    if kernel.backend() == Backend::Tracepoint && mode == Mode::Enforce {
+        say("this backend refuses network calls; files and programs it judges after the call, \
+             and kills the server instead of refusing");
     }
     Ok(kernel)
 }
@@ -299,27 +307,29 @@ struct Run {
     name: String,
 }
 
-fn watch(mut run: Run) -> anyhow::Result<u8> {
-    run.warn_of_power();
+fn watch(mut run: Run, is_root: bool) -> anyhow::Result<u8> {
+    if is_root {
+        run.warn_of_root();
+    }
     let epoll = run.waiter()?;
     let ended = run.until_end(&epoll)?;
     run.end(ended)
 }
 
 impl Run {
-    /// Says it when the server could undo what is enforced.
-    fn warn_of_power(&mut self) {
+    /// Says that the server runs as root, and what that means.
+    fn warn_of_root(&mut self) {
         // A server that has ended already holds nothing.
         let held = self.server.undoing_capabilities().unwrap_or_default();
-        if held.is_empty() {
-            return;
-        }
+        let so = match held.is_empty() {
+            true => String::new(),
+            false => format!(" with {}, and can undo any enforcement", held.join(", ")),
+        };
         let message = format!(
-            "the server runs as root with {}: it can undo any enforcement; start mcp-monitor \
-             through sudo from your own account, and the server runs as you",
-            held.join(", ")
+            "the server runs as root{so}: start mcp-monitor through sudo from your own account, \
+             and the server runs as you"
         );
-        self.pipeline.agent(self.instance, "capabilities", &message);
+        self.pipeline.agent(self.instance, "root", &message);
     }
 
     fn waiter(&self) -> anyhow::Result<Epoll> {

@@ -127,7 +127,7 @@ pub fn attach(
     backend: Backend,
     layouts: &btf::Btf,
 ) -> Result<Vec<String>, KernelError> {
-    let types = Btf::from_sys_fs().map_err(|error| KernelError::Types(error.to_string()))?;
+    let types = super::types()?;
     let mut attached = Vec::new();
     for hook in HOOKS {
         if hook.backend.is_some_and(|wanted| wanted != backend) {

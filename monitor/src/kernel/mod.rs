@@ -90,6 +90,8 @@ pub struct Kernel {
     policies: policies::Policies,
     counters: PerCpuArray<aya::maps::MapData, u64>,
     rings: Option<Rings>,
+    /// Held, not used: see [`syscalls::Handlers`].
+    handlers: Option<syscalls::Handlers>,
     /// Counters after the proof, which are not the user's.
     baseline: Counters,
     /// Directories above labelled paths that are done, with their bits.
@@ -151,6 +153,7 @@ impl Kernel {
                 events: ring(&mut ebpf, "EVENTS")?,
                 violations: ring(&mut ebpf, "VIOLATIONS")?,
             }),
+            handlers: None,
             baseline: Counters::default(),
             hooks: Vec::new(),
             above: HashSet::new(),
@@ -159,6 +162,9 @@ impl Kernel {
         };
         syscalls::fill(&mut kernel.ebpf)?;
         hooks::load_controls(&mut kernel.ebpf)?;
+        if backend == Backend::Tracepoint {
+            kernel.handlers = Some(syscalls::load_handlers(&mut kernel.ebpf)?);
+        }
         kernel.hooks = hooks::attach(&mut kernel.ebpf, backend, layouts)?;
         proof::run(&mut kernel)?;
         kernel.forget_proof()?;
@@ -307,6 +313,11 @@ impl Kernel {
     pub fn take_rings(&mut self) -> Result<Rings, KernelError> {
         self.rings.take().ok_or(KernelError::MissingMap("EVENTS"))
     }
+}
+
+/// The kernel's own types, for the programs that are attached by them.
+fn types() -> Result<aya::Btf, KernelError> {
+    aya::Btf::from_sys_fs().map_err(|error| KernelError::Types(error.to_string()))
 }
 
 fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<Ring, KernelError> {

@@ -71,6 +71,11 @@ impl Account {
         }
     }
 
+    /// The server will be root.
+    pub fn is_root(&self) -> bool {
+        self.uid.is_root()
+    }
+
     /// Makes files that are created until the guard is dropped belong to this user, and be refused
     /// where this user would be refused: a recording never writes through a link that the server
     /// planted in the user's directories.

@@ -66,6 +66,18 @@ impl Signals {
         self.inherited
     }
 
+    /// A signal by which the monitor was asked to end before there was a server to send it to.
+    pub fn asked_to_end(&self) -> io::Result<Option<i32>> {
+        const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP];
+        while let Some(signal) = self.next()? {
+            let number = signal.ssi_signo as i32;
+            if ENDING.contains(&number) {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    }
+
     /// The next signal that has arrived.
     pub fn next(&self) -> io::Result<Option<siginfo>> {
         Ok(self.descriptor.read_signal()?)

@@ -7,16 +7,20 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},
-        unix::ffi::{OsStrExt as _, OsStringExt as _},
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            fs::MetadataExt as _,
+        },
     },
     path::Path,
 };
 
 use monitor_common::{
     policy::{Decision, access, decide, mode, verdict},
-    record::{Record, change, enforced, flags, kind},
+    record::{PATH, Record, SECOND, change, enforced, flags, kind},
 };
 use nix::{
     fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, readlink},
@@ -25,8 +29,18 @@ use nix::{
 
 use crate::{decode::Decoded, rules::Compiled};
 
-/// The record with the stronger verdict, when the second judgement finds one.
-pub fn rejudge(decoded: &Decoded<'_>, compiled: &Compiled) -> Option<Record> {
+/// What the second judgement found.
+pub struct Judged {
+    /// The record with the stronger verdict.
+    pub record: Record,
+    /// Which of the record's strings the verdict is about.
+    pub position: usize,
+    /// That string, made plain.
+    pub path: Vec<u8>,
+}
+
+/// Judges again, and tells when the verdict is stronger than the kernel's.
+pub fn rejudge(decoded: &Decoded<'_>, compiled: &Compiled) -> Option<Judged> {
     let record = &decoded.record;
     if record.flags & flags::ARGUMENT == 0 || record.flags & flags::TRUNCATED != 0 {
         return None;
@@ -37,24 +51,26 @@ pub fn rejudge(decoded: &Decoded<'_>, compiled: &Compiled) -> Option<Record> {
         _ => return None,
     };
     // The text of a symbolic link is no path that is touched.
-    let second = match record.op {
-        change::SYMLINK => &[],
-        _ => decoded.second(),
-    };
-    let strongest = [decoded.path(), second]
-        .into_iter()
-        .filter(|path| path.starts_with(b"/"))
-        .flat_map(|path| [Some(plain(path)), resolved(record.tgid, path)])
-        .flatten()
-        .map(|path| {
-            let classes = compiled.classify_path(&path) | record.labels;
-            (decide(&compiled.policy, classes, asked), classes)
+    let positions: &[usize] = if record.op == change::SYMLINK { &[PATH] } else { &[PATH, SECOND] };
+    let judged = positions
+        .iter()
+        .map(|&position| (position, decoded.strings[position]))
+        .filter(|(_, path)| path.starts_with(b"/"))
+        .flat_map(|(position, path)| {
+            let forms = [Some(plain(path)), resolved(record, path)];
+            forms.into_iter().flatten().map(move |path| (position, path))
         })
-        .max_by_key(|(decision, _)| decision.verdict)?;
-    (strongest.0.verdict > record.decision.verdict).then(|| stronger(record, strongest))
+        .map(|(position, path)| {
+            let classes = compiled.classify_path(&path) | record.labels;
+            let decision = decide(&compiled.policy, classes, asked);
+            Judged { record: stronger(record, decision, classes), position, path }
+        });
+    judged
+        .max_by_key(|judged| judged.record.decision.verdict)
+        .filter(|judged| judged.record.decision.verdict > record.decision.verdict)
 }
 
-fn stronger(record: &Record, (decision, classes): (Decision, u32)) -> Record {
+fn stronger(record: &Record, decision: Decision, classes: u32) -> Record {
     let mut record = *record;
     record.decision = decision;
     record.classes |= classes;
@@ -86,17 +102,15 @@ fn plain(path: &[u8]) -> Vec<u8> {
 }
 
 /// Where the path's parent is, as the process sees it now, with the last component behind it.
-/// `None` when that cannot be told: the process has ended, or the directory is gone.
-fn resolved(tgid: u32, path: &[u8]) -> Option<Vec<u8>> {
+/// `None` when that cannot be told: the directory is gone, or nobody sees it any more.
+fn resolved(record: &Record, path: &[u8]) -> Option<Vec<u8>> {
     let path = path.strip_suffix(b"/").unwrap_or(path);
     let slash = path.iter().rposition(|&byte| byte == b'/')?;
     let (parent, name) = (&path[..slash], &path[slash + 1..]);
     if matches!(name, b"" | b"." | b"..") {
         return None;
     }
-    let root = format!("/proc/{tgid}/root");
-    let root = open(Path::new(&root), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-    let directory = cached_directory(&root, parent)?;
+    let directory = cached_directory(root_of(record)?, parent)?;
     let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let mut resolved = readlink(Path::new(&link)).ok()?.into_vec();
     if resolved != b"/" {
@@ -104,6 +118,21 @@ fn resolved(tgid: u32, path: &[u8]) -> Option<Vec<u8>> {
     }
     resolved.extend_from_slice(name);
     Some(resolved)
+}
+
+/// The root directory of the process that acted. Of one that has ended already our own stands in
+/// when it lived in our mount namespace.
+fn root_of(record: &Record) -> Option<OwnedFd> {
+    let open = |path: &str| open(Path::new(path), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+    let is_ours = || {
+        let ours = fs::metadata("/proc/self/ns/mnt").map(|namespace| namespace.ino());
+        ours.is_ok_and(|ours| ours == u64::from(record.mnt_ns))
+    };
+    match open(&format!("/proc/{}/root", record.tgid)) {
+        Ok(root) => Some(root),
+        Err(_) if is_ours() => open("/").ok(),
+        Err(_) => None,
+    }
 }
 
 /// Opens a directory beneath a root by what the kernel has in its caches. It never asks a file
@@ -120,9 +149,12 @@ fn cached_directory(root: impl AsFd, path: &[u8]) -> Option<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
+    use crate::decode::blank;
+
+    fn by(tgid: u32, mnt_ns: u32) -> Record {
+        Record { tgid, mnt_ns, ..blank(kind::CHANGE) }
+    }
 
     #[test]
     fn text_is_made_plain() {
@@ -148,14 +180,19 @@ mod tests {
         let written = directory.join("way/../way/link");
         // Looking brings it into the caches, as the watched call did.
         fs::symlink_metadata(&written).unwrap();
-        let found = resolved(std::process::id(), written.as_os_str().as_bytes()).unwrap();
-        assert_eq!(found, directory.join("real/link").as_os_str().as_bytes());
+        let expected = directory.join("real/link");
+        let expected = Some(expected.as_os_str().as_bytes());
+        let written = written.as_os_str().as_bytes();
+        assert_eq!(resolved(&by(std::process::id(), 0), written).as_deref(), expected);
+        let ours = fs::metadata("/proc/self/ns/mnt").unwrap().ino() as u32;
+        assert_eq!(resolved(&by(u32::MAX, ours), written).as_deref(), expected);
     }
 
     #[test]
     fn what_cannot_be_told_is_left_alone() {
-        assert_eq!(resolved(u32::MAX, b"/etc/passwd"), None);
-        assert_eq!(resolved(std::process::id(), b"/no/such/directory/x"), None);
-        assert_eq!(resolved(std::process::id(), b"/etc/.."), None);
+        assert_eq!(resolved(&by(u32::MAX, 0), b"/etc/passwd"), None);
+        let own = by(std::process::id(), 0);
+        assert_eq!(resolved(&own, b"/no/such/directory/x"), None);
+        assert_eq!(resolved(&own, b"/etc/.."), None);
     }
 }

@@ -12,7 +12,7 @@ use monitor_common::record::{did, enforced, flags};
 use super::segment::Totals;
 use crate::{
     enrich::{contact_text, subject},
-    event::{Body, Event, Shown, printable},
+    event::{Body, Enforced, Event, Shown, printable},
 };
 
 /// Names of one kind that are kept, and that are shown.
@@ -64,9 +64,10 @@ impl Summary {
                     let done = if violation.observed_only {
                         "reported"
                     } else {
-                        match violation.answered {
-                            enforced::NONE => "reported",
-                            enforced::DENIED => "denied",
+                        match (violation.answered, violation.enforced) {
+                            (enforced::NONE, Enforced::Agent) => "killed",
+                            (enforced::NONE, _) => "reported",
+                            (enforced::DENIED, _) => "denied",
                             _ => "killed",
                         }
                     };
