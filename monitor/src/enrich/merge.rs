@@ -100,7 +100,7 @@ mod tests {
     use monitor_common::record::kind;
 
     use super::*;
-    use crate::decode::tests::{blank, encode};
+    use crate::decode::{blank, encode};
 
     fn at(time_ns: u64) -> Vec<u8> {
         let mut record = blank(kind::EXIT);

@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn record(tgid: u32, ppid: u32) -> Record {
-        let mut record = crate::decode::tests::blank(monitor_common::record::kind::OPEN);
+        let mut record = crate::decode::blank(monitor_common::record::kind::OPEN);
         (record.tgid, record.ppid, record.start_ns) = (tgid, ppid, u64::from(tgid));
         record
     }
