@@ -150,7 +150,7 @@ fn cached_directory(root: impl AsFd, path: &[u8]) -> Option<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::tests::blank;
+    use crate::decode::blank;
 
     fn by(tgid: u32, mnt_ns: u32) -> Record {
         Record { tgid, mnt_ns, ..blank(kind::CHANGE) }
