@@ -16,9 +16,9 @@ use monitor_common::{
 use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Observed, Process};
 
 /// How long an ended process is remembered.
-const GRACE_NS: u64 = 10_000_000_000;
+const GRACE_NS: u64 = 2_000_000_000;
 /// Processes remembered at most.
-const PROCESSES_MAX: usize = 2 * limits::TAGS_MAX as usize;
+const PROCESSES_MAX: usize = limits::TAGS_MAX as usize;
 /// Processes of a chain; in a longer one the middle is left out.
 const CHAIN_MAX: usize = 32;
 /// Arguments kept of each process, and bytes of each.

@@ -200,6 +200,23 @@ fn a_run_through_many_files_is_counted_together() {
 }
 
 #[test]
+fn many_programs_at_many_files_stay_within_bounds() {
+    let mut enricher = enricher();
+    let mut alerts = Vec::new();
+    for number in 0..3_000_u64 {
+        let program = format!("/tmp/copy-{number}");
+        let exec = record(kind::EXEC, number);
+        feed(&mut enricher, exec, program.as_bytes(), b"");
+        let path = format!("/home/u/{number}");
+        let out = feed(&mut enricher, denied(kind::OPEN, number), path.as_bytes(), b"");
+        alerts.extend(out.into_iter().filter(Event::is_alert));
+    }
+    assert!(alerts.len() < 600, "{}", alerts.len());
+    enricher.finish(20_000, &mut alerts);
+    assert_eq!(alerts.iter().map(|event| alert(event).count).sum::<u64>(), 3_000);
+}
+
+#[test]
 fn a_quiet_time_ends_a_run_and_ticks_tell_of_it() {
     let mut enricher = enricher();
     for time_ns in [1, 2, 3] {
