@@ -21,6 +21,8 @@ pub enum Piece {
     Any,
     /// `*`: bytes that are not `/`.
     Star,
+    /// `**`: any number of components, when it is one by itself.
+    DoubleStar,
     /// `[...]`: one byte of the ranges (or none of them), never `/`.
     Class {
         negated: bool,
@@ -116,7 +118,13 @@ pub fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
         match c {
             '\0' => return Err(PatternError::Nul),
             '?' => pieces.push(Piece::Any),
-            '*' => pieces.push(Piece::Star),
+            '*' => match rest.strip_prefix('*') {
+                Some(after) => {
+                    pieces.push(Piece::DoubleStar);
+                    rest = after;
+                }
+                None => pieces.push(Piece::Star),
+            },
             '[' => {
                 let (class, after) = class(rest)?;
                 pieces.push(class);
@@ -257,6 +265,9 @@ impl Pattern {
             match literal(first) {
                 Some(bytes) if bytes.len() + components.len() > 1 => prefix = bytes,
                 Some(_) => return Err(PatternError::EmptyName),
+                None if name.contains(&Piece::DoubleStar) => {
+                    return Err(PatternError::PartialRecursion);
+                }
                 None => {
                     glued = true;
                     prefix.push(b'@');
@@ -381,16 +392,14 @@ fn check_component(component: &[Piece], last: bool) -> Result<(), PatternError> 
         [] => Err(PatternError::DoubleSlash),
         [Piece::Byte(b'.')] => Err(PatternError::Dots(".")),
         [Piece::Byte(b'.'), Piece::Byte(b'.')] => Err(PatternError::Dots("..")),
-        _ if is_recursive(component) => Ok(()),
-        _ => match component.windows(2).any(|pair| *pair == [Piece::Star, Piece::Star]) {
-            true => Err(PatternError::PartialRecursion),
-            false => Ok(()),
-        },
+        [Piece::DoubleStar] => Ok(()),
+        _ if component.contains(&Piece::DoubleStar) => Err(PatternError::PartialRecursion),
+        _ => Ok(()),
     }
 }
 
 fn is_recursive(component: &[Piece]) -> bool {
-    *component == [Piece::Star, Piece::Star]
+    *component == [Piece::DoubleStar]
 }
 
 fn literal(component: &[Piece]) -> Option<Vec<u8>> {

@@ -611,6 +611,14 @@ fn abstract_names_are_no_paths() {
 }
 
 #[test]
+fn stars_that_braces_bring_together_stay_within_a_component() {
+    let compiled = Fixture::new().server("[files]\nread = [\"/*{a,}*\"]").compile();
+    assert_eq!(compiled.classify_path(b"/bab"), class::READ);
+    assert_eq!(compiled.classify_path(b"/b"), class::READ);
+    assert_eq!(compiled.classify_path(b"/a/a"), 0);
+}
+
+#[test]
 fn everything_and_nothing() {
     let all = Fixture::new().server("[files]\nread = [\"**\"]\nwrite = [\"/\"]").compile();
     assert_eq!(all.classify_path(b"/"), class::READ | class::WRITE);

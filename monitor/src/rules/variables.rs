@@ -236,7 +236,7 @@ impl<'a> Variables<'a> {
 }
 
 fn is_wildcard(piece: &Piece) -> bool {
-    matches!(piece, Piece::Any | Piece::Star | Piece::Class { .. })
+    matches!(piece, Piece::Any | Piece::Star | Piece::DoubleStar | Piece::Class { .. })
 }
 
 fn plain(name: &str, value: &OsStr) -> Result<Vec<u8>, VariableError> {
