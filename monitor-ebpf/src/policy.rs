@@ -88,10 +88,10 @@ pub fn classify(scratch: &Scratch, position: usize, policy: &Policy) -> u32 {
     classes
 }
 
-/// Classes of an address in its canonical form under a policy.
+/// Classes of an address under a policy.
 #[inline(always)]
 pub fn classify_address(policy: &Policy, address: [u8; 16], port: u16, protocol: u8) -> u32 {
-    let data = AddressKey { table: policy.network, address };
+    let data = AddressKey { table: policy.network, address: network::canonical(address) };
     match ADDRESSES.get(Key::new(TABLE_BITS + 128, data)) {
         Some(rules) => network::classify(rules, port, protocol),
         None => 0,
