@@ -18,10 +18,11 @@ use crate::event::{
 const WINDOW_NS: u64 = 10_000_000_000;
 /// Alerts of one program and category within a window; the rest is counted together.
 const BURST_MAX: u32 = 20;
-/// Runs followed at one time.
-const RUNS_MAX: usize = 4096;
+/// Runs followed at one time; beyond it violations of all programs are counted together.
+const RUNS_MAX: usize = 512;
 
-/// What makes violations identical. An empty subject stands for all beyond [`BURST_MAX`].
+/// What makes violations identical. An empty subject stands for all beyond [`BURST_MAX`], an empty
+/// program with it for all beyond [`RUNS_MAX`].
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     instance: u32,
@@ -60,8 +61,11 @@ impl Alerts {
             run.count(event, table);
             return None;
         }
-        let group = Key { subject: Bytes::default(), ..key.clone() };
         let crowded = self.runs.len() >= RUNS_MAX;
+        let mut group = Key { subject: Bytes::default(), ..key.clone() };
+        if crowded && !self.runs.contains_key(&group) {
+            group.exe = Bytes::default();
+        }
         self.open(&group, event.boot_ns);
         let run = self.runs.get_mut(&group)?;
         if run.alerts >= BURST_MAX || crowded {

@@ -25,5 +25,6 @@ behaviours! {
     names,
     opens,
     processes,
+    running,
     unix_sockets,
 }
