@@ -58,10 +58,10 @@ fn environment_does_not_bend_the_rules(lab: &Lab) -> Result<()> {
 fn arguments_do_not_bend_the_rules(lab: &Lab) -> Result<()> {
     let rooted = "read = [\"${OPT:--root}/**\", \"/proc/**\"]";
     lab.policy(&HOME_ONLY.replace("read = [\"${HOME}/**\", \"/proc/**\"]", rooted))?;
-    let file = lab.file("notes", "plain")?;
-    let home = lab.home().display().to_string();
+    let file = lab.file("project/notes", "plain")?;
+    let project = lab.path("project").display().to_string();
     // The values are literals, and the whole file system is not one that a rule may be given.
-    for (root, lets) in [(home.as_str(), true), ("/", false), ("**", false)] {
+    for (root, lets) in [(project.as_str(), true), ("/", false), ("**", false)] {
         let steps = format!("say x --root {root} , read {}", file.display());
         let outcome = lab.run(Mode::Enforce).actor(steps.split(' '))?;
         ensure!(outcome.stdout.starts_with("ok bytes=") == lets, "--root {root}: {outcome}");

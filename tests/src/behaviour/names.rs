@@ -83,7 +83,9 @@ const LABELLED: &[Technique] = &[
     technique("bind", "open", BIND),
     technique("move-mount", "open", MOVE_MOUNT),
     technique("open-tree", "open", "open-tree {dir} {name}"),
-    technique("overlay", "open", OVERLAY).optional(),
+    technique("overlay", "open", OVERLAY)
+        .optional()
+        .unseen("the descriptor shows the overlay's inode, not the file behind it"),
     technique("pivot-root", "open", PIVOT).optional(),
     technique("chroot", "open", "chroot {dir} , read /{name}"),
     technique("link", "change|open", "link {file} {scratch}/hard , read {scratch}/hard"),
