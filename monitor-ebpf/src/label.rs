@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
+use aya_log_ebpf::warn;
 use monitor_common::{
     limits::PATH_DEPTH_MAX,
     policy::{InodeKey, Label},
@@ -101,11 +102,10 @@ pub fn add(inode: Address, label: &Label) -> bool {
     merged.own |= label.own;
     merged.beneath |= label.beneath;
     merged.above |= label.above;
-    let done = LABELS.insert(key, merged, 0).is_ok();
-    if !done {
-        emit::count(counter::LABEL_FAILED);
-    }
-    done
+    let Err(errno) = LABELS.insert(key, merged, 0) else { return true };
+    emit::count(counter::LABEL_FAILED);
+    warn!((), "cannot label inode {} of device {}: {}", key.ino, key.dev, errno);
+    false
 }
 
 /// Lets an inode that now stands at `place` inherit from the directory it is in, so that it keeps

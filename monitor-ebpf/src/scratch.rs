@@ -4,6 +4,7 @@
 //! the same CPU. So a slot is claimed with an atomic flag and released when the claim is dropped.
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_log_ebpf::warn;
 use monitor_common::{
     limits::{PATH_MAX, SCRATCH_SLOTS_PER_CPU},
     record::{Record, counter},
@@ -54,6 +55,7 @@ impl Claim {
             i += 1;
         }
         emit::count(counter::SCRATCH_EXHAUSTED);
+        warn!((), "no scratch slot is free on cpu {}", cpu);
         None
     }
 

@@ -34,7 +34,7 @@ enum Task {
     /// Build the kernel programs and the static target/release/mcp-monitor around them
     Build,
     /// Run all tests: unit, end to end here, end to end on every kernel of the matrix
-    Test,
+    Test(test::Parts),
     /// Run the end-to-end tests on the kernels of the matrix
     VmTest(test::Selection),
     /// Run the fuzz targets, each for a minute or so
@@ -59,7 +59,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup => setup::everything(),
         Task::Build => build::agent().map(drop),
-        Task::Test => test::everything(),
+        Task::Test(parts) => test::parts(parts),
         Task::VmTest(selection) => test::on_machines(&selection),
         Task::Fuzz(options) => fuzz::targets(&options),
         Task::Check => check::everything(),

@@ -71,6 +71,9 @@ pub struct Arguments {
     /// Record events here [default: a bounded recording in $XDG_STATE_HOME/mcp-monitor]
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
+    /// Print what the kernel programs log about their own faults
+    #[arg(long)]
+    diagnostics: bool,
     /// The server's command
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -110,7 +113,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let (loaded, compiled) = load_rules(arguments, &account)?;
     check_privileges()?;
     let signals = Signals::block().context("cannot take over signals")?;
-    let mut kernel = load_kernel(arguments.backend, loaded.mode)?;
+    let mut kernel = load_kernel(arguments, loaded.mode)?;
     let (instance, cgroup) = Cgroup::create(random)?;
     let recording = open_recording(arguments, &account, &loaded, &kernel, instance)?;
     let slot = kernel.install(POLICY, &compiled)?;
@@ -175,13 +178,13 @@ fn check_privileges() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load_kernel(backend: BackendArgument, mode: Mode) -> anyhow::Result<Kernel> {
-    let backend = match backend {
+fn load_kernel(arguments: &Arguments, mode: Mode) -> anyhow::Result<Kernel> {
+    let backend = match arguments.backend {
         BackendArgument::Auto => None,
         BackendArgument::Lsm => Some(Backend::Lsm),
         BackendArgument::Tracepoint => Some(Backend::Tracepoint),
     };
-    let kernel = Kernel::load(&Options { backend })?;
+    let kernel = Kernel::load(&Options { backend, diagnostics: arguments.diagnostics })?;
     if let Some(reason) = kernel.passed_over() {
         say(&format!("using the tracepoint backend, because {reason}"));
     }
@@ -361,6 +364,7 @@ impl Run {
                 self.sentenced = true;
             }
             pipeline.tick(|| counters(&self.kernel))?;
+            self.kernel.flush_diagnostics();
             if let Some(ended) = server.handle(&self.signals)? {
                 return Ok(ended);
             }
