@@ -96,10 +96,10 @@ extern "C" fn classify_in_table(at: u64, base: u32, classes: u32) -> u32 {
     ROWS.get(base.wrapping_add(state)).map_or(0, |row| row.accept)
 }
 
-/// Classes of an address under a policy.
+/// Classes of an address in its canonical form under a policy.
 #[inline(always)]
 pub fn classify_address(policy: &Policy, address: [u8; 16], port: u16, protocol: u8) -> u32 {
-    let data = AddressKey { table: policy.network, address: network::canonical(address) };
+    let data = AddressKey { table: policy.network, address };
     match ADDRESSES.get(Key::new(TABLE_BITS + 128, data)) {
         Some(rules) => network::classify(rules, port, protocol),
         None => 0,
