@@ -72,8 +72,11 @@ extern "C" fn ascend(_index: u64, ancestors: *mut Ancestors) -> i64 {
 
 /// Set bits that a dentry has from the directories above it, followed to the root of its file
 /// system and not of its mount: bind mounts and chroots do not cut the chain.
-#[inline(always)]
-pub fn from_ancestors(dentry: Address) -> u32 {
+///
+/// A global function, which the verifier checks once for all its callers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn from_ancestors(dentry: Address) -> u32 {
     let sb: Address = field!(dentry, dentry_sb);
     let mut ancestors = Ancestors { dentry, dev: field!(sb, sb_dev), bits: 0 };
     // SAFETY: the callback and its context match.

@@ -12,9 +12,11 @@ use monitor_common::{
 
 use crate::{atomic, emit, maps::SCRATCH};
 
-/// Room for one string of a record while it is built, by position: path, second path, working
-/// directory, arguments.
-pub const STRING_AT: [u32; 4] = [0, 4104, 8208, 12312];
+/// Room for one string of a record while it is built; the last one, the arguments, has more.
+pub const STRING_BYTES: usize = PATH_MAX + 8;
+/// Where each string stands while the record is built.
+pub const STRING_AT: [u32; 4] =
+    [0, STRING_BYTES as u32, 2 * STRING_BYTES as u32, 3 * STRING_BYTES as u32];
 /// Bytes behind `record` in [`Scratch`]: the strings, and slack so that masked offsets stay inside.
 const STRINGS_BYTES: usize = 32768 + 16384;
 /// Room of the path walk: it fills from the end and may overrun by one name.
@@ -24,6 +26,9 @@ const WALK_BYTES: usize = PATH_MAX + 512;
 #[repr(C)]
 pub struct Scratch {
     claimed: u64,
+    /// Position of this slot in its map, for functions that the verifier checks by themselves and
+    /// that can be handed numbers only.
+    pub index: u64,
     /// The record; its strings follow without a gap when it is emitted.
     pub record: Record,
     /// Strings at [`STRING_AT`].
@@ -45,10 +50,13 @@ impl Claim {
         let cpu = unsafe { bpf_get_smp_processor_id() };
         let mut i = 0;
         while i < SCRATCH_SLOTS_PER_CPU {
-            if let Some(slot) = SCRATCH.get_ptr_mut(cpu * SCRATCH_SLOTS_PER_CPU + i) {
+            let index = cpu * SCRATCH_SLOTS_PER_CPU + i;
+            if let Some(slot) = SCRATCH.get_ptr_mut(index) {
                 // SAFETY: a map value lives as long as the program; the flag is only ever
                 // accessed atomically.
                 if unsafe { atomic::swap(core::ptr::addr_of_mut!((*slot).claimed), 1) } == 0 {
+                    // SAFETY: the slot is ours now.
+                    unsafe { (*slot).index = index as u64 };
                     return Some(Self { slot });
                 }
             }
