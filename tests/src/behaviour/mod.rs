@@ -25,5 +25,6 @@ behaviours! {
     names,
     opens,
     processes,
+    real_server,
     unix_sockets,
 }
