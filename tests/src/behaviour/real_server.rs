@@ -23,7 +23,7 @@ crate::tests! {
 }
 
 fn filesystem_server_works_under_its_rules(lab: &Lab) -> Result<()> {
-    let script = honest::script(&installed()?);
+    let script = honest::script(&installed()?)?;
     block_on(async { honest::perform(&scene(lab)?, &script).await?.verify() })
 }
 

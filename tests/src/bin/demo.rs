@@ -36,7 +36,7 @@ fn main() -> Result<()> {
 async fn show(demo: &Demo) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("mcp-monitor-demo-").tempdir_in("/tmp")?;
     let scene = Scene::new(folder.path(), &demo.monitor, None)?;
-    let notes = real_server(&scene, &honest::script(&demo.servers)).await?;
+    let notes = real_server(&scene, &honest::script(&demo.servers)?).await?;
     bad_server(&scene, &notes).await
 }
 

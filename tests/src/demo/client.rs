@@ -48,7 +48,9 @@ impl Session {
     /// When it cannot be started or does not speak MCP; with what it said.
     pub async fn start(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn().context("cannot start the server")?;
+        let program = command.as_std().get_program().to_owned();
+        let child = command.kill_on_drop(true).spawn();
+        let mut child = child.with_context(|| format!("cannot start {}", program.display()))?;
         let stdin = child.stdin.take().context("has standard input")?;
         let stdout = child.stdout.take().context("has standard output")?;
         let mut stderr = child.stderr.take().context("has standard error")?;

@@ -20,8 +20,13 @@ pub struct Honest {
 }
 
 /// The server's script in a folder where npm has installed it.
-pub fn script(installed: &Path) -> PathBuf {
-    installed.join("node_modules").join(SERVER_PACKAGE).join("dist/index.js")
+///
+/// # Errors
+/// When it is not there.
+pub fn script(installed: &Path) -> Result<PathBuf> {
+    let script = installed.join("node_modules").join(SERVER_PACKAGE).join("dist/index.js");
+    fs::canonicalize(&script)
+        .with_context(|| format!("{} is not there: npm installs it", script.display()))
 }
 
 /// Runs the task through the monitor, in enforce.

@@ -35,9 +35,10 @@ impl Scene {
     /// # Errors
     /// When the folder cannot be written.
     pub fn new(folder: &Path, monitor: &Path, backend: Option<Backend>) -> Result<Self> {
+        let monitor = fs::canonicalize(monitor);
         let scene = Self {
             folder: fs::canonicalize(folder)?,
-            monitor: monitor.to_owned(),
+            monitor: monitor.context("mcp-monitor is not there: `cargo xtask build` builds it")?,
             backend,
             owner: caller(),
             environment: Vec::new(),
