@@ -38,7 +38,7 @@ enum Task {
     /// Show a real server at work under watch, and one that turns bad being caught
     Demo,
     /// Run all tests: unit, end to end here, end to end on every kernel of the matrix
-    Test,
+    Test(test::Parts),
     /// Run the end-to-end tests on the kernels of the matrix
     VmTest(test::Selection),
     /// Run the fuzz targets, each for a minute or so
@@ -64,7 +64,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Setup => setup::everything(),
         Task::Build => build::agent().map(drop),
         Task::Demo => demo::show(),
-        Task::Test => test::everything(),
+        Task::Test(parts) => test::parts(parts),
         Task::VmTest(selection) => test::on_machines(&selection),
         Task::Fuzz(options) => fuzz::targets(&options),
         Task::Check => check::everything(),

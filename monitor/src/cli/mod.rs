@@ -1,5 +1,8 @@
 //! The command line: arguments in, exit code out. Each verb is a module of its own.
 
+mod check;
+mod explain;
+mod rule_options;
 mod run;
 
 use std::process::ExitCode;
@@ -27,12 +30,29 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Check(check::Arguments),
+    Explain(explain::Arguments),
     Run(run::Arguments),
+}
+
+/// An error with its causes, each said once: many messages hold their cause already.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Parses the arguments and runs the verb.
 pub fn main() -> ExitCode {
     match Arguments::parse().verb {
+        Verb::Check(arguments) => check::main(&arguments),
+        Verb::Explain(arguments) => explain::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),
     }
 }

@@ -26,5 +26,6 @@ behaviours! {
     opens,
     processes,
     real_server,
+    running,
     unix_sockets,
 }

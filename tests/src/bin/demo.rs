@@ -106,11 +106,11 @@ fn intention(attempt: &Attempt) -> String {
 /// What really came of it, by what the client and the listener have received.
 fn outcome(attempt: &Attempt) -> &'static str {
     match (attempt.told_client, attempt.told_listener, attempt.connections) {
-        (true, true, _) => "the thief's listener and the client received it",
-        (false, true, _) => "the thief's listener received it",
-        (true, false, _) => "the client received it",
-        (false, false, 0) => "the thief's listener got no connection, the client no secret",
-        (false, false, _) => "the thief's listener was reached, without the secret",
+        (true, true, _) => "it left: the thief's listener has it, and the client was told",
+        (false, true, _) => "it left: the thief's listener has it",
+        (true, false, _) => "it left: the client was told",
+        (false, false, 0) => "it did not leave: the thief's listener got no connection",
+        (false, false, _) => "it did not leave, but the thief's listener was reached",
     }
 }
 
