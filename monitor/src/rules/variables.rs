@@ -1,8 +1,8 @@
 //! Values of variables, put into patterns as literals.
 //!
-//! A variable at the start of a pattern is a path: made absolute and canonical, and, when wildcards
-//! follow, refused when it is the root or lies over a built-in set. Anywhere else it is a name
-//! within one component.
+//! A variable at the start of a pattern is a path: made absolute and canonical. When wildcards
+//! follow, it is refused if it is the root or if it lets the pattern cover a member of a built-in
+//! set. Anywhere else it is a name within one component.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,12 @@ use std::{
 
 use monitor_common::policy::set;
 
-use super::{Bindings, error::nearest, pattern::Piece, resolve::resolve};
+use super::{
+    Bindings,
+    error::nearest,
+    pattern::{Pattern, Piece},
+    resolve::resolve,
+};
 
 const NAMES: [&str; 8] =
     ["HOME", "USER", "CWD", "TMPDIR", "ARGS_AFTER_MATCH", "ENV:NAME", "OPT:--name", "OTHER_HOMES"];
@@ -50,7 +55,7 @@ pub enum VariableError {
     Empty(String),
     #[error("`${{{0}}}` is the root directory")]
     Root(String),
-    #[error("`${{{name}}}` is {value}, which lies over the {set} set ({member})")]
+    #[error("`${{{name}}}` makes this {value}, which lies over the {set} set ({member})")]
     OverSet { name: String, value: String, set: &'static str, member: String },
     #[error("`${{{0}}}` stands within a path, and its value is not a plain name")]
     NotAName(String),
@@ -92,9 +97,10 @@ impl Guard {
         }
     }
 
-    fn over(&self, value: &[u8]) -> Option<(&[u8], &'static str)> {
+    /// The member that a pattern covers, or that the directory it begins with is a part of.
+    fn over(&self, pattern: &Pattern) -> Option<(&[u8], &'static str)> {
         let hit = |(member, tree, _): &&(Vec<u8>, bool, _)| {
-            is_within(member, value) || (*tree && is_within(value, member))
+            pattern.matches(member) || (*tree && is_within(&pattern.prefix, member))
         };
         self.members.iter().find(hit).map(|(member, _, set)| (member.as_slice(), *set))
     }
@@ -125,6 +131,7 @@ impl<'a> Variables<'a> {
         scope: Scope,
     ) -> Result<Vec<Vec<Piece>>, VariableError> {
         let mut all: Vec<Vec<Piece>> = vec![Vec::new()];
+        let mut guarded = None;
         for (i, piece) in pieces.iter().enumerate() {
             let Piece::Variable(name) = piece else {
                 all.iter_mut().for_each(|one| one.push(piece.clone()));
@@ -135,6 +142,10 @@ impl<'a> Variables<'a> {
                 (0, rest) => Place::Start { open: rest.iter().any(is_wildcard) },
                 _ => Place::Within,
             };
+            let own_home = name == "HOME" || scope == Scope::Set;
+            if matches!(place, Place::Start { open: true }) && !own_home {
+                guarded = Some(name);
+            }
             let values = self.values(name, place, scope)?;
             let with = |value: &Vec<u8>| {
                 let value: Vec<Piece> = value.iter().copied().map(Piece::Byte).collect();
@@ -142,7 +153,22 @@ impl<'a> Variables<'a> {
             };
             all = values.iter().flat_map(with).collect();
         }
+        if let Some(name) = guarded {
+            for pattern in all.iter().filter_map(|pieces| Pattern::new(pieces).ok()) {
+                self.check_over(name, &pattern)?;
+            }
+        }
         Ok(all)
+    }
+
+    fn check_over(&self, name: &str, pattern: &Pattern) -> Result<(), VariableError> {
+        let Some((member, set)) = self.guard.over(pattern) else { return Ok(()) };
+        Err(VariableError::OverSet {
+            name: name.to_owned(),
+            value: pattern.display(),
+            set,
+            member: member.escape_ascii().to_string(),
+        })
     }
 
     fn values(
@@ -160,7 +186,7 @@ impl<'a> Variables<'a> {
         for value in raw {
             let value = match place {
                 Place::Within => plain(name, value)?,
-                _ => self.path(name, value, place, scope)?,
+                _ => self.path(name, value, place)?,
             };
             values.push(value);
         }
@@ -203,13 +229,7 @@ impl<'a> Variables<'a> {
         })
     }
 
-    fn path(
-        &self,
-        name: &str,
-        value: &OsStr,
-        place: Place,
-        scope: Scope,
-    ) -> Result<Vec<u8>, VariableError> {
+    fn path(&self, name: &str, value: &OsStr, place: Place) -> Result<Vec<u8>, VariableError> {
         if value.is_empty() {
             return Err(VariableError::Empty(name.to_owned()));
         }
@@ -221,15 +241,6 @@ impl<'a> Variables<'a> {
         };
         if path.is_empty() {
             return Err(VariableError::Root(name.to_owned()));
-        }
-        let checked = scope == Scope::Rules && name != "HOME";
-        if let Some((member, set)) = checked.then(|| self.guard.over(&path)).flatten() {
-            return Err(VariableError::OverSet {
-                name: name.to_owned(),
-                value: path.escape_ascii().to_string(),
-                set,
-                member: member.escape_ascii().to_string(),
-            });
         }
         Ok(path)
     }
@@ -309,7 +320,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::rules::pattern::{Pattern, pieces};
+    use crate::rules::pattern::pieces;
 
     fn bindings(arguments: &[&str]) -> Bindings {
         Bindings {
@@ -366,6 +377,9 @@ mod tests {
         assert!(matches!(refused(&["x", "--dir", "/a/../.."]), VariableError::Root(_)));
         assert!(matches!(refused(&["x", "--dir="]), VariableError::Empty(_)));
         assert!(matches!(refused(&["x", "--dir"]), VariableError::Missing(_)));
+        let home = bindings(&["x", "--dir", "/nohome/u"]);
+        assert!(expand("${OPT:--dir}/s*/**", &home, Scope::Rules).is_ok(), "covers no member");
+        assert!(expand("${OPT:--dir}/.s*/**", &home, Scope::Rules).is_err());
         let allowed = expand(
             "${OPT:--dir}/**",
             &bindings(&["x", "--dir", "/nohome/u/projects", "--dir=rel"]),
