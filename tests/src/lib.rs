@@ -50,6 +50,7 @@
 
 pub mod behaviour;
 pub mod cases;
+pub mod demo;
 mod events;
 pub mod guard;
 mod lab;

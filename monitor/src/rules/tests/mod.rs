@@ -3,6 +3,7 @@
 mod destinations;
 mod messages;
 mod properties;
+mod sets;
 mod tables;
 mod verdicts;
 

@@ -34,8 +34,15 @@ fn equal_rules_give_equal_tables() {
     assert_eq!(one.tables[0].rows.len(), two.tables[0].rows.len());
 }
 
-/// A mix as in real rule files, `count` of them besides some floating ones.
-fn mixed(count: usize) -> Vec<String> {
+/// A word of its own for each number.
+fn word(number: u64) -> String {
+    let digest = blake3::hash(&number.to_le_bytes());
+    let letters = digest.as_bytes()[..9].iter().map(|byte| char::from(b'a' + byte % 26));
+    letters.collect()
+}
+
+/// A mix as in real rule files: 10 patterns that many servers share, and 400 of their own.
+fn mixed() -> Vec<String> {
     let mut globs: Vec<String> = [
         "/usr/lib/**",
         "/home/u/projects/**",
@@ -50,19 +57,21 @@ fn mixed(count: usize) -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
-    globs.extend((0..count).map(|i| match i % 5 {
-        0 => format!("/srv/data{i}/**"),
-        1 => format!("/opt/app{i}/*/conf/*.toml"),
-        2 => format!("/home/u/work/repo{i}/src/**/*.rs"),
-        3 => format!("/var/lib/svc{i}/[a-f]*/x?.db"),
-        _ => format!("**/name{i}/*.key"),
+    globs.extend((0..400).map(|i| {
+        let (one, two) = (word(i), word(1000 + i));
+        match i % 4 {
+            0 => format!("/srv/{one}/**"),
+            1 => format!("/opt/{one}/*/{two}/*.toml"),
+            2 => format!("/home/u/work/{one}/src/**/*.rs"),
+            _ => format!("/var/lib/{one}/[a-f]*/{two}?.db"),
+        }
     }));
     globs
 }
 
 #[test]
 fn four_hundred_mixed_patterns_fit() {
-    let list: Vec<String> = mixed(400).iter().map(|glob| format!("{glob:?}")).collect();
+    let list: Vec<String> = mixed().iter().map(|glob| format!("{glob:?}")).collect();
     let loaded = Fixture::new()
         .server(&format!("[files]\nread = [{}]\ndeny = [\"**/x\"]", list.join(", ")))
         .load()
@@ -71,9 +80,25 @@ fn four_hundred_mixed_patterns_fit() {
     let compiled = compile(&loaded).unwrap();
     let sizes: Vec<usize> = compiled.tables.iter().map(|t| t.rows.len()).collect();
     println!("400 mixed patterns: {sizes:?} in {:?}", start.elapsed());
-    assert!(sizes.iter().sum::<usize>() < 20_000);
-    assert_eq!(compiled.classify_path(b"/home/u/work/repo2/src/a/b.rs"), class::READ);
-    assert_eq!(compiled.classify_path(b"/a/name4/b.key"), class::READ);
+    assert!(sizes.iter().sum::<usize>() < 20_000, "{sizes:?}");
+    let source = format!("/home/u/work/{}/src/a/b.rs", word(2));
+    assert_eq!(compiled.classify_path(source.as_bytes()), class::READ);
+    assert_eq!(compiled.classify_path(b"/a/x"), class::DENY);
+}
+
+#[test]
+fn floating_rules_that_multiply_move_to_the_table_of_the_sets() {
+    let floating: Vec<String> = (0..40).map(|i| format!("**/{}", word(i))).collect();
+    let anchored: Vec<String> =
+        (0..60).map(|i| format!("/opt/{}/*/{}", word(100 + i), word(200 + i))).collect();
+    let text = format!("[files]\nread = {anchored:?}\nwrite = {floating:?}");
+    let compiled = Fixture::new().server(&text).compile();
+    assert!(!compiled.tables[2].rows.is_empty());
+    let path = |end: &str| format!("/opt/{}/{}/{end}", word(100), word(3));
+    assert_eq!(compiled.classify_path(path(&word(200)).as_bytes()), class::READ);
+    assert_eq!(compiled.classify_path(path(&word(7)).as_bytes()), class::WRITE);
+    let few = Fixture::new().server("[files]\nwrite = [\"**/a\"]\nread = [\"/b\"]").compile();
+    assert!(few.tables[2].rows.is_empty());
 }
 
 #[test]
