@@ -25,6 +25,7 @@ behaviours! {
     names,
     opens,
     processes,
+    real_server,
     running,
     unix_sockets,
 }

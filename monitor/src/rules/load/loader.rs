@@ -1,135 +1,31 @@
-//! A server's rules with everything they name put in: includes, variables, sets.
+//! Puts a policy together: the server's text, its includes, the sets, then all their entries.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
-use monitor_common::policy::{Label, access, class, set, verdict};
+use monitor_common::policy::{access, class, set, verdict};
 
 use super::{
-    Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
-    address::{self, Destination, Purpose},
-    error::nearest,
-    labels,
-    parse::{self, Document, Entry, Holds, RECORD_ALL, SetDocument},
-    pattern::{self, Pattern},
-    search::is_name,
-    source::Origin,
-    variables::{Scope, VariableError, Variables},
+    super::{
+        Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
+        address::{self, Purpose},
+        error::nearest,
+        labels,
+        parse::{self, Document, Entry, Holds, RECORD_ALL, SetDocument},
+        pattern::{self, Pattern},
+        search::is_name,
+        source::Origin,
+        variables::{Scope, VariableError, Variables},
+    },
+    AddressRule, Loaded, Mode, PathRule, set_of,
 };
 
-/// Name of the policy of servers that have no rule file.
-pub const DEFAULT: &str = "default";
-
-/// Whether verdicts are carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// They are recorded.
-    Observe,
-    /// They are carried out.
-    Enforce,
-}
-
-/// A pattern and what it means.
-#[derive(Clone, Debug)]
-pub(super) struct PathRule {
-    /// With its prefix resolved.
-    pub pattern: Pattern,
-    /// Bits of [`class`].
-    pub class: u32,
-    /// Where it stands.
-    pub origin: Arc<Origin>,
-    /// A symbolic link on the way to the pattern's own path, which must not be replaced.
-    pub is_link: bool,
-}
-
-/// A destination and what it means.
-#[derive(Clone, Debug)]
-pub(super) struct AddressRule {
-    pub destination: Destination,
-    /// Bits of [`class`].
-    pub class: u32,
-    pub origin: Arc<Origin>,
-}
-
-/// The rules of one server.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The server.
-    pub server: String,
-    /// There is no rule file of that name: the default policy stands in.
-    pub is_default: bool,
-    /// Whether verdicts are carried out; `run --mode` may replace it before [`super::compile`].
-    pub mode: Mode,
-    /// All texts that take part.
-    pub sources: Vec<Arc<Source>>,
-    /// The variables that the rules use, with their values (bytes beyond ASCII as `\xNN`, several
-    /// values one a line). `sets:HOME` are the homes that the sets cover.
-    pub bindings: BTreeMap<String, String>,
-    /// What may not be as meant.
-    pub warnings: Vec<Finding>,
-    pub(super) record: u64,
-    pub(super) unlisted: [u8; access::COUNT],
-    pub(super) unlisted_origins: [Option<Arc<Origin>>; access::COUNT],
-    pub(super) set_verdict: [u8; set::COUNT],
-    pub(super) set_access: [u8; set::COUNT],
-    pub(super) paths: Vec<PathRule>,
-    pub(super) addresses: Vec<AddressRule>,
-    pub(super) labels: Vec<(PathBuf, Label)>,
-    pub(super) loaders: Vec<Pattern>,
-}
-
-/// A pattern whose literal beginning is another path on this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedPattern {
-    /// The file as people find it.
-    pub file: String,
-    /// Line, from 1.
-    pub line: u32,
-    /// The entry as written.
-    pub written: String,
-    /// What it stands for.
-    pub resolved: String,
-}
-
-/// Loads the rules of `server`, or the default policy when `None` or when there is no such file.
-///
-/// # Errors
-/// Findings with file and line when a text is wrong, and files that cannot be read.
-pub fn load(
-    search: &SearchPath,
-    server: Option<&str>,
-    bindings: &Bindings,
-) -> Result<Loaded, RuleError> {
-    let server = server.unwrap_or(DEFAULT);
-    if !is_name(server) {
-        return Err(RuleError::Name(server.to_owned()));
-    }
-    let mut loader = Loader {
-        search,
-        findings: Vec::new(),
-        variables: Variables::new(bindings),
-        documents: Vec::new(),
-        stack: Vec::new(),
-        paths: Vec::new(),
-        addresses: Vec::new(),
-    };
-    let own = search.find(SourceKind::Server, server)?;
-    let is_default = own.is_none();
-    let source = match own {
-        Some(source) => Some(source),
-        None => search.find(SourceKind::Server, DEFAULT)?,
-    };
-    if let Some(source) = source {
-        loader.document(&source)?;
-    }
-    let sets = loader.sets()?;
-    loader.rules();
-    loader.into_loaded(server, is_default, &sets)
-}
-
-struct Loader<'a> {
+pub struct Loader<'a> {
     search: &'a SearchPath,
     findings: Vec<Finding>,
     variables: Variables<'a>,
+    /// A command is to be started: its arguments and environment are known.
+    started: bool,
+    open: BTreeSet<String>,
     /// The server first, then its includes.
     documents: Vec<Document>,
     /// Includes that are being read, to find cycles.
@@ -138,7 +34,21 @@ struct Loader<'a> {
     addresses: Vec<AddressRule>,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    pub fn new(search: &'a SearchPath, bindings: &'a Bindings) -> Self {
+        Self {
+            search,
+            findings: Vec::new(),
+            variables: Variables::new(bindings),
+            started: !bindings.arguments.is_empty(),
+            open: BTreeSet::new(),
+            documents: Vec::new(),
+            stack: Vec::new(),
+            paths: Vec::new(),
+            addresses: Vec::new(),
+        }
+    }
+
     fn finding(
         &mut self,
         severity: Severity,
@@ -147,10 +57,14 @@ impl Loader<'_> {
         help: Option<String>,
     ) {
         let (source, span) = (origin.source.clone(), origin.span.clone());
-        self.findings.push(Finding { severity, message, help, source, span });
+        let finding = Finding { severity, message, help, source, span };
+        // Each alternative of an entry's braces would say it once more.
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
     }
 
-    fn document(&mut self, source: &Arc<Source>) -> Result<(), RuleError> {
+    pub fn document(&mut self, source: &Arc<Source>) -> Result<(), RuleError> {
         let document = match parse::document(source) {
             Ok(document) => document,
             Err(findings) => {
@@ -199,7 +113,7 @@ impl Loader<'_> {
     }
 
     /// Reads all sets and takes their members in.
-    fn sets(&mut self) -> Result<Vec<SetDocument>, RuleError> {
+    pub fn sets(&mut self) -> Result<Vec<SetDocument>, RuleError> {
         let mut sets = Vec::new();
         for name in set::NAMES {
             let Some(source) = self.search.find(SourceKind::Set, name)? else { continue };
@@ -220,34 +134,23 @@ impl Loader<'_> {
                 self.address(&origin, class, Purpose::Refuse);
             }
         }
-        for rule in &self.paths {
+        for rule in self.paths.iter().filter(|rule| !rule.is_link) {
+            let tree = rule.pattern.rest == [pattern::Component::Recursive];
             if let Some(set) = set_of(rule.class)
-                && !rule.pattern.is_floating()
-                && !rule.is_link
+                && (tree || rule.pattern.rest.is_empty())
             {
-                let tree = rule.pattern.rest == [pattern::Component::Recursive];
                 self.variables.guard.add(set, &rule.pattern.prefix, tree);
             }
         }
         Ok(sets)
     }
 
-    fn rules(&mut self) {
+    pub fn rules(&mut self) {
         for document in std::mem::take(&mut self.documents) {
             for (list, entry) in &document.lists {
                 let origin = origin(&document.source, entry, list.name());
-                let sockets = match list.holds {
-                    Holds::Paths | Holds::Sockets => true,
-                    Holds::Addresses => false,
-                    Holds::AddressesAndSockets => entry.text.starts_with(['/', '@', '$', '*']),
-                };
-                if !sockets {
-                    let purpose = match list.class {
-                        class::DENY => Purpose::Refuse,
-                        class::LISTEN => Purpose::Listen,
-                        _ => Purpose::Connect,
-                    };
-                    self.address(&origin, list.class, purpose);
+                if !list.is_pattern(&entry.text) {
+                    self.address(&origin, list.class, list.purpose());
                 } else if list.holds == Holds::Paths && entry.text.starts_with('@') {
                     let help = "a file whose name begins with @ is written with its directory";
                     let message = "abstract socket names stand in network.unix or network.listen";
@@ -278,6 +181,10 @@ impl Loader<'_> {
         for alternative in alternatives {
             let values = match self.variables.expand(&alternative, scope) {
                 Ok(values) => values,
+                Err(VariableError::Missing(name)) if !self.started => {
+                    self.open.insert(name);
+                    continue;
+                }
                 Err(error) => {
                     // An allow that says nothing allows nothing; a refusal must say something.
                     let harmless = matches!(error, VariableError::Missing(_)) && !links;
@@ -301,18 +208,21 @@ impl Loader<'_> {
     fn pattern(&mut self, mut pattern: Pattern, class: u32, origin: &Arc<Origin>, links: bool) {
         let name = pattern.prefix.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
         let is_path = pattern.rest.is_empty();
-        for link in pattern.resolve() {
+        let written = pattern.display();
+        let links_met = pattern.resolve();
+        let before = (!links_met.is_empty()).then_some(written);
+        for link in links_met {
             // Whoever is kept from what a link leads to must not point it elsewhere either. An
             // allow covers the link that it names, and none on the way.
             let is_named = is_path && link.rsplit(|b| *b == b'/').next() == Some(&name);
             if links || is_named {
-                let pattern = Pattern { prefix: link, rest: Vec::new() };
+                let pattern = Pattern { prefix: link, rest: Vec::new(), glued: false };
                 let origin = origin.clone();
-                self.paths.push(PathRule { pattern, class, origin, is_link: true });
+                self.paths.push(PathRule { pattern, class, origin, is_link: true, before: None });
             }
         }
         let origin = origin.clone();
-        self.paths.push(PathRule { pattern, class, origin, is_link: false });
+        self.paths.push(PathRule { pattern, class, origin, is_link: false, before });
     }
 
     fn address(&mut self, origin: &Arc<Origin>, class: u32, purpose: Purpose) {
@@ -324,7 +234,7 @@ impl Loader<'_> {
         }
     }
 
-    fn into_loaded(
+    pub fn into_loaded(
         self,
         server: &str,
         is_default: bool,
@@ -341,6 +251,7 @@ impl Loader<'_> {
             sources: sources.chain(sets.iter().map(|set| set.source.clone())).collect(),
             bindings: self.variables.used,
             warnings: self.findings,
+            open: self.open,
             record: RECORD_ALL,
             unlisted: [verdict::ALERT; access::COUNT],
             unlisted_origins: [const { None }; access::COUNT],
@@ -358,54 +269,14 @@ impl Loader<'_> {
         if let Some(document) = self.documents.first() {
             loaded.respond(document);
         }
+        loaded.warn_of_sets();
         Ok(loaded)
-    }
-}
-
-impl Loaded {
-    fn respond(&mut self, document: &Document) {
-        self.mode = document.response.mode.unwrap_or(self.mode);
-        self.record = document.record.unwrap_or(self.record);
-        for (bit, verdict, span) in &document.response.unlisted {
-            let name = access::NAMES[*bit];
-            self.unlisted[*bit] = *verdict;
-            self.unlisted_origins[*bit] = Some(Arc::new(Origin {
-                source: document.source.clone(),
-                span: span.clone(),
-                list: format!("response.unlisted.{name}"),
-                written: verdict::NAMES[usize::from(*verdict)].to_owned(),
-            }));
-        }
-        for (set, verdict) in &document.response.sets {
-            self.set_verdict[*set] = *verdict;
-        }
-    }
-
-    /// Patterns that stand for another path than the one written.
-    pub fn resolved(&self) -> Vec<ResolvedPattern> {
-        let moved = self.paths.iter().filter(|rule| !rule.is_link).filter_map(|rule| {
-            let resolved = rule.pattern.display();
-            (resolved != rule.origin.written && !rule.pattern.is_floating()).then(|| {
-                ResolvedPattern {
-                    file: rule.origin.source.path.clone(),
-                    line: rule.origin.source.line(rule.origin.span.start),
-                    written: rule.origin.written.clone(),
-                    resolved,
-                }
-            })
-        });
-        moved.collect()
     }
 }
 
 fn origin(source: &Arc<Source>, entry: &Entry, list: String) -> Arc<Origin> {
     let (source, span) = (source.clone(), entry.span.clone());
     Arc::new(Origin { source, span, list, written: entry.text.clone() })
-}
-
-/// The set that a class bit belongs to.
-pub(super) fn set_of(class: u32) -> Option<usize> {
-    (0..set::COUNT).find(|set| class & class::of_set(*set) != 0)
 }
 
 /// Dynamic loaders: run as a command they execute a file that no exec hook is asked about.

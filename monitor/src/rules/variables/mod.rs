@@ -1,0 +1,267 @@
+//! Values of variables, put into patterns as literals.
+//!
+//! A variable at the start of a pattern is a path: made absolute and canonical. When wildcards
+//! follow, it is refused if it is the root or if it lets the pattern cover a member of a built-in
+//! set. Anywhere else it is a name within one component.
+
+mod arguments;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+};
+
+use arguments::{option_values, own_arguments};
+use monitor_common::policy::set;
+
+use super::{
+    Bindings,
+    error::nearest,
+    pattern::{Pattern, Piece},
+    resolve::resolve,
+};
+
+const NAMES: [&str; 8] =
+    ["HOME", "USER", "CWD", "TMPDIR", "ARGS_AFTER_MATCH", "ENV:NAME", "OPT:--name", "OTHER_HOMES"];
+
+/// Where a pattern stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In rules: `${HOME}` is the one home of the server.
+    Rules,
+    /// In a set, which only protects: `${HOME}` is every home of the user, and `${OTHER_HOMES}`
+    /// are those of other people.
+    Set,
+}
+
+/// Where a variable stands in its pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It is all of it.
+    Whole,
+    /// At its start; `open` when wildcards follow, so that the value decides how much is covered.
+    Start { open: bool },
+    /// Behind other text.
+    Within,
+}
+
+/// Why a variable has no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VariableError {
+    #[error("there is no variable `${{{0}}}`")]
+    Unknown(String),
+    /// The server was started without it: its entry says nothing.
+    #[error("`${{{0}}}` has no value here")]
+    Missing(String),
+    #[error("`${{{0}}}` is empty")]
+    Empty(String),
+    #[error("`${{{0}}}` is the root directory")]
+    Root(String),
+    #[error("`${{{name}}}` makes this {value}, which lies over the {set} set ({member})")]
+    OverSet { name: String, value: String, set: &'static str, member: String },
+    #[error("`${{{0}}}` stands within a path, and its value is not a plain name")]
+    NotAName(String),
+}
+
+impl VariableError {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::Unknown(name) => match nearest(name, NAMES) {
+                Some(near) => format!("did you mean `${{{near}}}`?"),
+                None => format!("the variables are ${{{}}}", NAMES[..7].join("}, ${")),
+            },
+            Self::Missing(_) | Self::Empty(_) => {
+                "start the server with it, or remove the entry".to_owned()
+            }
+            Self::Root(_) | Self::OverSet { .. } => {
+                "start the server with a directory of its own, or name the directory in \
+                 the entry"
+                    .to_owned()
+            }
+            Self::NotAName(_) => "put the variable at the start of the pattern".to_owned(),
+        })
+    }
+}
+
+/// Literal members of the sets that no variable's value may lie over.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    members: Vec<(Vec<u8>, bool, &'static str)>,
+}
+
+impl Guard {
+    /// Adds a member; `tree` when all beneath it belongs to the set too. The sets of sockets and
+    /// devices are not watched over: they have members in `/tmp` and `/run`.
+    pub fn add(&mut self, set: usize, path: &[u8], tree: bool) {
+        if matches!(set, set::SECRETS | set::PERSISTENCE | set::MCP_CONFIG) && !path.is_empty() {
+            self.members.push((path.to_vec(), tree, set::NAMES[set]));
+        }
+    }
+
+    /// The member that a pattern covers, or that the directory it begins with is a part of.
+    fn over(&self, pattern: &Pattern) -> Option<(&[u8], &'static str)> {
+        let hit = |(member, tree, _): &&(Vec<u8>, bool, _)| {
+            pattern.matches(member) || (*tree && is_within(&pattern.prefix, member))
+        };
+        self.members.iter().find(hit).map(|(member, _, set)| (member.as_slice(), *set))
+    }
+}
+
+fn is_within(path: &[u8], directory: &[u8]) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+/// Puts values in.
+pub struct Variables<'a> {
+    bindings: &'a Bindings,
+    /// What values may not lie over.
+    pub guard: Guard,
+    /// The variables used so far with their values, escaped.
+    pub used: BTreeMap<String, String>,
+}
+
+impl<'a> Variables<'a> {
+    pub fn new(bindings: &'a Bindings) -> Self {
+        Self { bindings, guard: Guard::default(), used: BTreeMap::new() }
+    }
+
+    /// One pattern for each value of each variable.
+    pub fn expand(
+        &mut self,
+        pieces: &[Piece],
+        scope: Scope,
+    ) -> Result<Vec<Vec<Piece>>, VariableError> {
+        let mut all: Vec<Vec<Piece>> = vec![Vec::new()];
+        let mut guarded = None;
+        for (i, piece) in pieces.iter().enumerate() {
+            let Piece::Variable(name) = piece else {
+                all.iter_mut().for_each(|one| one.push(piece.clone()));
+                continue;
+            };
+            let place = match (i, &pieces[i + 1..]) {
+                (0, []) => Place::Whole,
+                (0, rest) => Place::Start { open: rest.iter().any(is_wildcard) },
+                _ => Place::Within,
+            };
+            let own_home = name == "HOME" || scope == Scope::Set;
+            if matches!(place, Place::Start { open: true }) && !own_home {
+                guarded = Some(name);
+            }
+            let values = self.values(name, place, scope)?;
+            let with = |value: &Vec<u8>| {
+                let value: Vec<Piece> = value.iter().copied().map(Piece::Byte).collect();
+                all.iter().map(|one| [one.as_slice(), &value].concat()).collect::<Vec<_>>()
+            };
+            all = values.iter().flat_map(with).collect();
+        }
+        if let Some(name) = guarded {
+            for pattern in all.iter().filter_map(|pieces| Pattern::new(pieces).ok()) {
+                self.check_over(name, &pattern)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn check_over(&self, name: &str, pattern: &Pattern) -> Result<(), VariableError> {
+        let Some((member, set)) = self.guard.over(pattern) else { return Ok(()) };
+        Err(VariableError::OverSet {
+            name: name.to_owned(),
+            value: pattern.display(),
+            set,
+            member: member.escape_ascii().to_string(),
+        })
+    }
+
+    fn values(
+        &mut self,
+        name: &str,
+        place: Place,
+        scope: Scope,
+    ) -> Result<Vec<Vec<u8>>, VariableError> {
+        let raw = self.raw(name, scope)?;
+        let optional = matches!((name, scope), ("OTHER_HOMES" | "HOME", Scope::Set));
+        if raw.is_empty() && !optional {
+            return Err(VariableError::Missing(name.to_owned()));
+        }
+        let mut values = Vec::new();
+        for value in raw {
+            let value = match place {
+                Place::Within => plain(name, value)?,
+                _ => self.path(name, value, place)?,
+            };
+            values.push(value);
+        }
+        let key = if optional { format!("sets:{name}") } else { name.to_owned() };
+        let shown: Vec<String> = values.iter().map(|v| v.escape_ascii().to_string()).collect();
+        self.used.insert(key, shown.join("\n"));
+        Ok(values)
+    }
+
+    fn raw(&self, name: &str, scope: Scope) -> Result<Vec<&'a OsStr>, VariableError> {
+        let bindings = self.bindings;
+        Ok(match (name, scope) {
+            ("HOME", Scope::Set) => bindings.own_homes.iter().map(|p| p.as_os_str()).collect(),
+            ("OTHER_HOMES", Scope::Set) => {
+                bindings.other_homes.iter().map(|p| p.as_os_str()).collect()
+            }
+            ("HOME", _) => vec![bindings.home.as_os_str()],
+            ("USER", _) => vec![OsStr::new(&bindings.user)],
+            ("CWD", _) => vec![bindings.cwd.as_os_str()],
+            ("TMPDIR", _) => vec![bindings.tmpdir.as_os_str()],
+            ("ARGS_AFTER_MATCH", _) => own_arguments(&bindings.arguments)
+                .iter()
+                .map(OsString::as_os_str)
+                .filter(|argument| !argument.as_bytes().starts_with(b"-"))
+                .collect(),
+            _ => {
+                if let Some(variable) = name.strip_prefix("ENV:") {
+                    bindings
+                        .env
+                        .get(OsStr::new(variable))
+                        .map(OsString::as_os_str)
+                        .into_iter()
+                        .collect()
+                } else if let Some(option) = name.strip_prefix("OPT:") {
+                    option_values(&bindings.arguments, option)
+                } else {
+                    return Err(VariableError::Unknown(name.to_owned()));
+                }
+            }
+        })
+    }
+
+    fn path(&self, name: &str, value: &OsStr, place: Place) -> Result<Vec<u8>, VariableError> {
+        if value.is_empty() {
+            return Err(VariableError::Empty(name.to_owned()));
+        }
+        let path = resolve(self.bindings.cwd.join(value).as_os_str().as_bytes()).path;
+        let Place::Start { open: true } = place else {
+            // One path and no more: the sets and `deny` have their say about it as about any.
+            let is_root = path.is_empty() && place == Place::Whole;
+            return Ok(if is_root { b"/".to_vec() } else { path });
+        };
+        if path.is_empty() {
+            return Err(VariableError::Root(name.to_owned()));
+        }
+        Ok(path)
+    }
+}
+
+fn is_wildcard(piece: &Piece) -> bool {
+    matches!(piece, Piece::Any | Piece::Star | Piece::DoubleStar | Piece::Class { .. })
+}
+
+fn plain(name: &str, value: &OsStr) -> Result<Vec<u8>, VariableError> {
+    let value = value.as_bytes();
+    if value.is_empty() {
+        return Err(VariableError::Empty(name.to_owned()));
+    }
+    if value.contains(&b'/') || value == b"." || value == b".." {
+        return Err(VariableError::NotAName(name.to_owned()));
+    }
+    Ok(value.to_vec())
+}
