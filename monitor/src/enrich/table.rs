@@ -130,7 +130,8 @@ impl Table {
 
     fn exec(&mut self, id: Id, exec: &Exec) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.image = Arc::new(Image { exe: exec.file.path.clone(), cwd: exec.cwd.clone() });
+        let exe = if exec.interpreter.is_empty() { &exec.file.path } else { &exec.interpreter };
+        entry.image = Arc::new(Image { exe: exe.clone(), cwd: exec.cwd.clone() });
         let short = |argument: &Bytes| {
             let bytes = argument.as_bytes();
             Bytes::from(&bytes[..bytes.len().min(ARGUMENT_BYTES_MAX)])

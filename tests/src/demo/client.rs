@@ -23,6 +23,9 @@ use tokio::time::timeout;
 /// For one answer, and for the end. Generous: other work may share the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For the monitor's account of a server that is gone.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
 /// A client and its server.
 pub struct Session {
     service: RunningService<RoleClient, ()>,
@@ -65,8 +68,10 @@ impl Session {
         let service = match timeout(PATIENCE, ().serve(transport)).await {
             Ok(Ok(service)) => service,
             failed => {
-                // It has not answered: nothing it holds is worth an orderly end.
-                let _ = child.kill().await;
+                // Whoever ended it has something to say; what has not ended by then is killed.
+                if timeout(LAST_WORDS, child.wait()).await.is_err() {
+                    let _ = child.kill().await;
+                }
                 let said = said.await.unwrap_or_default();
                 let reason = match failed {
                     Ok(Err(error)) => error.to_string(),
