@@ -124,6 +124,9 @@ pub mod flags {
     /// Judged before it takes effect: an exec that may yet be refused or fail. The exec itself is
     /// a record of its own.
     pub const CHECK: u32 = 1 << 12;
+    /// Reached through a mount that is not in the process's mount namespace, such as a detached
+    /// one: such a path can be made to read like any other, and was not matched.
+    pub const FOREIGN: u32 = 1 << 13;
 }
 
 /// [`Record::did`]: what an open asked for.

@@ -10,7 +10,7 @@ use std::{
 
 use monitor_common::{
     limits,
-    record::{Record, Target, enforced},
+    record::{Record, Target, enforced, flags},
 };
 
 use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Observed, Process};
@@ -170,11 +170,14 @@ impl Table {
     }
 }
 
-/// An exec that was refused leaves the process as it was.
+/// An exec that was refused, or has only been judged so far, leaves the process as it was.
 fn refused(event: &Event) -> bool {
-    event.violation.as_ref().is_some_and(|violation| {
-        matches!(violation.answered, enforced::DENIED | enforced::DENIED_AND_KILLED)
-    })
+    let observed = event.observed.as_ref();
+    let only_judged = observed.is_some_and(|observed| observed.flags & flags::CHECK != 0);
+    only_judged
+        || event.violation.as_ref().is_some_and(|violation| {
+            matches!(violation.answered, enforced::DENIED | enforced::DENIED_AND_KILLED)
+        })
 }
 
 #[cfg(test)]
