@@ -108,6 +108,8 @@ offsets! {
     unix_address_name = "unix_address"."name",
     msghdr_name = "msghdr"."msg_name",
     msghdr_namelen = "msghdr"."msg_namelen",
+    inode_aliases = "inode"."i_dentry",
+    dentry_alias = "dentry"."d_u.d_alias",
     inode_private = "inode"."i_private",
     regs_orig_ax = "pt_regs"."orig_ax",
     regs_bx = "pt_regs"."bx",
@@ -122,4 +124,4 @@ offsets! {
     io_kiocb_opcode = "io_kiocb"."opcode",
 }
 
-wire!(Offsets = 352);
+wire!(Offsets = 360);

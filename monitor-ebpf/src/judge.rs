@@ -210,7 +210,7 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) {
         0
     };
     if opened.backing(&place) {
-        let labels = label::of_inode(inode).own;
+        let labels = label::of_inode(inode).own | label::from_ancestors(path::some_name(inode));
         scratch.record.labels |= labels;
         policy::judge_classes(&mut scratch.record, subject, labels, asked);
         return;
