@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask setup | build | test | vm-test | vm-run | check | fuzz`.
+//! Development tasks: `cargo xtask setup | build | test | vm-test | vm-run | bench | check | fuzz`.
 //!
 //! Each command does by itself what it needs of the ones before it, so that `cargo xtask test` on
 //! a fresh clone sets up, builds and tests. Nothing here depends on the agent's crates: the tasks
@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod check;
 mod command;
@@ -37,6 +38,8 @@ enum Task {
     Test,
     /// Run the end-to-end tests on the kernels of the matrix
     VmTest(test::Selection),
+    /// Measure what the monitor costs, here and on a kernel with BPF LSM
+    Bench(bench::Selection),
     /// Run the fuzz targets, each for a minute or so
     Fuzz(fuzz::Options),
     /// Check formatting, lints and documentation, with warnings denied
@@ -61,6 +64,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Build => build::agent().map(drop),
         Task::Test => test::everything(),
         Task::VmTest(selection) => test::on_machines(&selection),
+        Task::Bench(selection) => bench::everywhere(&selection),
         Task::Fuzz(options) => fuzz::targets(&options),
         Task::Check => check::everything(),
         Task::VmRun(what) => test::one_command(what),

@@ -1,13 +1,23 @@
 //! Programs that userspace runs by BPF_PROG_TEST_RUN in its own context: for what only the kernel
 //! can do right, and to test that both sides decide alike.
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use monitor_common::policy::{Label, Tag};
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_user, macros::raw_tracepoint, programs::RawTracePointContext,
+};
+use monitor_common::{
+    limits::PATH_MAX,
+    policy::{Label, Tag},
+};
 
 use crate::{
-    instance,
+    emit, instance,
     kernel_field::{Address, current_task, field, read},
     label,
+    maps::POLICIES,
+    policy,
+    scratch::Claim,
 };
 
 /// Arguments: a descriptor of the caller, then the [`Label`] to add. The key is written here, so
@@ -40,6 +50,35 @@ pub fn control_tag(ctx: RawTracePointContext) -> i32 {
 pub fn control_untag(ctx: RawTracePointContext) -> i32 {
     instance::remove(ctx.arg::<u64>(0) as u32);
     0
+}
+
+/// What no path's classes are: the path could not be read, or the policy is not there.
+const UNREADABLE: i32 = -1;
+
+/// Arguments: the slot of a policy, then address and length of a path in the caller's memory. The
+/// path's classes under the policy, by the same function as the hooks call.
+#[raw_tracepoint]
+pub fn control_classify(ctx: RawTracePointContext) -> i32 {
+    let Some(policy) = POLICIES.get(ctx.arg::<u64>(0) as u32) else { return UNREADABLE };
+    let length = ctx.arg::<u64>(2);
+    if length >= PATH_MAX as u64 {
+        return UNREADABLE;
+    }
+    let length = length as u32 & (PATH_MAX as u32 - 1);
+    let Some(mut claim) = Claim::new() else { return UNREADABLE };
+    let scratch = claim.scratch();
+    emit::begin(scratch, 0);
+    let path = scratch.strings.as_mut_ptr();
+    // SAFETY: strings have 4,104 bytes each, of which at most 4,095 + 8 are written.
+    unsafe {
+        let from = ctx.arg::<u64>(1) as *const c_void;
+        if bpf_probe_read_user(path.cast::<c_void>(), length, from) != 0 {
+            return UNREADABLE;
+        }
+        path.add(length as usize).cast::<u64>().write_unaligned(0);
+    }
+    scratch.record.lengths[0] = length as u16;
+    policy::classify(scratch, 0, policy) as i32
 }
 
 /// The `struct file` behind a descriptor of a task, 0 when there is none.
