@@ -278,18 +278,23 @@ pub fn decide(policy: &Policy, classes: u32, asked: u8) -> Decision {
     let mut bit = 0;
     while bit < access::COUNT {
         if asked & (1 << bit) != 0 {
-            let decision = decide_one(policy, classes, bit);
-            if strongest.access == 0 || decision.verdict > strongest.verdict {
-                strongest = decision;
-            }
+            strongest = stronger(strongest, decide_one(policy, classes, bit));
         }
         bit += 1;
     }
     strongest
 }
 
+/// The one of two decisions with the stronger verdict; the first when they are equal, the second
+/// when the first is about nothing.
 #[inline(always)]
-fn decide_one(policy: &Policy, classes: u32, bit: usize) -> Decision {
+pub const fn stronger(first: Decision, second: Decision) -> Decision {
+    if first.access == 0 || second.verdict > first.verdict { second } else { first }
+}
+
+/// The verdict on the one access of a bit number (below [`access::COUNT`]).
+#[inline(always)]
+pub fn decide_one(policy: &Policy, classes: u32, bit: usize) -> Decision {
     let access = 1 << bit;
     if classes & class::DENY != 0 {
         return Decision { verdict: verdict::DENY, reason: reason::DENY, set: 0, access };

@@ -60,25 +60,35 @@ pub fn current_without_signal() -> Current {
     look_up(false)
 }
 
+/// The same for what a process does not do but suffers, such as its end: a sentence is no matter.
+#[inline(always)]
+pub fn current_even_if_doomed() -> Current {
+    let ids = bpf_get_current_pid_tgid();
+    match tag_of((ids >> 32) as u32) {
+        Some(tag) => subject_of(ids, tag),
+        None => Current::Untagged,
+    }
+}
+
 #[inline(always)]
 fn look_up(may_signal: bool) -> Current {
     let ids = bpf_get_current_pid_tgid();
     let Some(tag) = tag_of((ids >> 32) as u32) else { return Current::Untagged };
-    let Some(state) = INSTANCES.get_ptr(tag.slot) else { return missing() };
-    // SAFETY: a map value lives as long as the program. Volatile: userspace and other CPUs write
-    // these words while we run; each is read once.
-    let (slot, doomed) = unsafe {
-        (
-            core::ptr::read_volatile(core::ptr::addr_of!((*state).policy)),
-            core::ptr::read_volatile(core::ptr::addr_of!((*state).doomed)),
-        )
-    };
-    if doomed != 0 {
+    if is_doomed(tag.slot) {
         if may_signal {
             kill_current();
         }
         return Current::Outlaw;
     }
+    subject_of(ids, tag)
+}
+
+#[inline(always)]
+fn subject_of(ids: u64, tag: Tag) -> Current {
+    let Some(state) = INSTANCES.get_ptr(tag.slot) else { return missing() };
+    // SAFETY: a map value lives as long as the program. Volatile: userspace replaces the word while
+    // we run; it is read once.
+    let slot = unsafe { core::ptr::read_volatile(core::ptr::addr_of!((*state).policy)) };
     if slot == 0 {
         return missing();
     }
@@ -87,6 +97,14 @@ fn look_up(may_signal: bool) -> Current {
         Some(policy) => Current::Tagged(Subject { tag, ids, policy: unsafe { &*policy }, slot }),
         None => missing(),
     }
+}
+
+#[inline(always)]
+fn is_doomed(slot: u32) -> bool {
+    INSTANCES.get_ptr(slot).is_some_and(|state| {
+        // SAFETY: as above; other CPUs set the word.
+        unsafe { core::ptr::read_volatile(core::ptr::addr_of!((*state).doomed)) != 0 }
+    })
 }
 
 #[inline(always)]

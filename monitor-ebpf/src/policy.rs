@@ -7,7 +7,7 @@ use aya_ebpf::{helpers::generated::bpf_loop, maps::lpm_trie::Key};
 use monitor_common::{
     automaton::{self, ByteClasses, Row, Rows, START},
     network::{self, AddressKey, TABLE_BITS},
-    policy::{Decision, Policy, TABLES, access, beyond_bound, decide, reason, tag_flags, verdict},
+    policy::{Decision, Policy, TABLES, access, beyond_bound, decide_one, reason, stronger, tag_flags, verdict},
     record::{Record, counter, enforced, flags},
 };
 
@@ -122,19 +122,27 @@ pub fn judge_classes(record: &mut Record, subject: &Subject, classes: u32, asked
 
 #[inline(always)]
 fn decide_under(subject: &Subject, classes: u32, asked: u8) -> Decision {
-    let packed = decide_in_slot(subject.slot, classes, asked as u32);
-    let [verdict, reason, set, access] = packed.to_le_bytes();
-    Decision { verdict, reason, set, access }
+    let mut strongest = Decision::default();
+    let mut bit = 0;
+    while bit < access::COUNT as u32 {
+        if asked & (1 << bit) != 0 {
+            let packed = decide_in_slot(subject.slot, classes, bit);
+            let [verdict, reason, set, access] = packed.to_le_bytes();
+            strongest = stronger(strongest, Decision { verdict, reason, set, access });
+        }
+        bit += 1;
+    }
+    strongest
 }
 
-/// [`decide`] as a global function: the verifier checks it once and by itself, instead of following
-/// all its outcomes through the rest of every hook.
+/// [`decide_one`] as a global function: the verifier checks it once and by itself, instead of
+/// following all its outcomes through the rest of every hook.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn decide_in_slot(slot: u32, classes: u32, asked: u32) -> u32 {
+extern "C" fn decide_in_slot(slot: u32, classes: u32, bit: u32) -> u32 {
     let decision = match POLICIES.get(slot) {
-        Some(policy) => decide(policy, classes, asked as u8),
-        None => beyond_bound(asked as u8),
+        Some(policy) if bit < access::COUNT as u32 => decide_one(policy, classes, bit as usize),
+        _ => beyond_bound(1 << (bit & 7)),
     };
     let Decision { verdict, reason, set, access } = decision;
     u32::from_le_bytes([verdict, reason, set, access])
@@ -152,9 +160,7 @@ fn launched(subject: &Subject, decision: Decision) -> Decision {
 
 #[inline(always)]
 fn keep_stronger(record: &mut Record, decision: Decision) {
-    if record.decision.access == 0 || decision.verdict > record.decision.verdict {
-        record.decision = decision;
-    }
+    record.decision = stronger(record.decision, decision);
 }
 
 /// What a hook can do about a verdict.

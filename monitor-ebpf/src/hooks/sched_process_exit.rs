@@ -25,7 +25,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     if live != 0 {
         return 0;
     }
-    if let Current::Tagged(subject) = instance::current() {
+    if let Current::Tagged(subject) = instance::current_even_if_doomed() {
         judge::run(&subject, kind::EXIT, Means::KillOnly, |scratch, _| {
             scratch.record.detail = field!(task, task_exit_code);
         });

@@ -30,6 +30,19 @@ enum Verb {
     Run(run::Arguments),
 }
 
+/// An error with its causes, each said once: many messages hold their cause already.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Parses the arguments and runs the verb.
 pub fn main() -> ExitCode {
     match Arguments::parse().verb {

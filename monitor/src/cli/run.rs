@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
 use monitor_common::record::Record;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -24,9 +24,9 @@ use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, SourceText},
     kernel::{Backend, Kernel, KernelError, Options, Rings, Slot},
-    launch::{self, Account, Cgroup, Ended, LaunchError, Server, signals::Signals},
+    launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
     pipeline::{self, Pipeline, Sinks},
-    respond,
+    respond::{self, Answer},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath, SourceKind},
     sink::{
         segment::{Destination, Header, Limits, SegmentWriter, Totals},
@@ -94,7 +94,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            say(&format!("{error:#}"));
+            say(&super::describe(&error));
             ExitCode::from(error.downcast_ref().map_or(FAILED, LaunchError::exit_code))
         }
     }
@@ -120,7 +120,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         return Ok(Ended::Killed(signal).exit_code());
     }
     let is_root = account.is_root();
-    let server = start(arguments, &account, &signals, cgroup, &mut kernel, instance, slot)?;
+    let tags = kernel.take_tags()?;
+    let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
+    let server = start(arguments, &account, &signals, tree, &mut kernel, instance, slot)?;
     let compiled = Arc::new(compiled);
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
@@ -128,7 +130,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let terminal = Terminal::new(Stderr::new(), terminal_colour());
     let sinks = Sinks { recording, terminal, summary: Summary::default(), account };
     let pipeline = Pipeline::new(kernel.take_rings()?, enricher, compiled, sinks);
-    watch(Run { kernel, server, signals, pipeline, instance, name: loaded.server }, is_root)
+    watch(
+        Run { kernel, server, signals, pipeline, instance, name: loaded.server, sentenced: false },
+        is_root,
+    )
 }
 
 fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loaded, Compiled)> {
@@ -207,11 +212,8 @@ fn open_recording(
         None => default_recording(account, &loaded.server, instance),
     };
     let _identity = account.assume_for_files();
-    SegmentWriter::open(destination, header).with_context(|| {
-        format!(
-            "cannot record as user {}: name a file that this user may write with --events",
-            account.name
-        )
+    SegmentWriter::open(destination, header).map_err(|error| {
+        anyhow!("{error}: name a file that user {} may write with --events", account.name)
     })
 }
 
@@ -273,7 +275,7 @@ fn start(
     arguments: &Arguments,
     account: &Account,
     signals: &Signals,
-    cgroup: Cgroup,
+    tree: Tree,
     kernel: &mut Kernel,
     instance: u32,
     slot: Slot,
@@ -285,7 +287,7 @@ fn start(
         kernel.tag(child.as_raw() as u32, instance)
     };
     let inherited = signals.inherited();
-    let server = launch::start(&arguments.command, account, inherited, cgroup, put_under_watch)?;
+    let server = launch::start(&arguments.command, account, inherited, tree, put_under_watch)?;
     launch::let_go_of_streams(&null)?;
     Ok(server)
 }
@@ -305,6 +307,8 @@ struct Run {
     kernel: Kernel,
     instance: u32,
     name: String,
+    /// A verdict has ended the tree.
+    sentenced: bool,
 }
 
 fn watch(mut run: Run, is_root: bool) -> anyhow::Result<u8> {
@@ -350,7 +354,12 @@ impl Run {
         loop {
             let Self { pipeline, server, .. } = self;
             let before = pipeline.delivered();
-            let more = pipeline.pump(&mut |record| answer(record, server));
+            let mut tree_must_die = false;
+            let more = pipeline.pump(&mut |record| tree_must_die |= answer(record, server));
+            if tree_must_die {
+                server.tree().kill_strays();
+                self.sentenced = true;
+            }
             pipeline.tick(|| counters(&self.kernel))?;
             if let Some(ended) = server.handle(&self.signals)? {
                 return Ok(ended);
@@ -368,22 +377,21 @@ impl Run {
 
     /// Ends what is left of the tree, reads the rest, and says what happened.
     fn end(self, ended: Ended) -> anyhow::Result<u8> {
-        let Self { mut pipeline, server, kernel, instance, name, .. } = self;
+        let Self { mut pipeline, server, kernel, instance, name, sentenced, .. } = self;
         if ended == Ended::Unguarded {
             let message = "the guard process was killed, and the server with it";
             pipeline.agent(instance, "guard", message);
         }
-        match server.end_tree() {
-            Ok(false) => {}
-            Ok(true) => pipeline.agent(
+        match server.tree().end() {
+            Ok(left) if !left || sentenced => {}
+            Ok(_) => pipeline.agent(
                 instance,
                 "remainder",
                 "the server's first process has ended; what it left running was killed",
             ),
             Err(error) => pipeline.agent(instance, "remainder", &error.to_string()),
         }
-        let (sinks, totals) =
-            pipeline.finish(&mut |record| answer(record, &server), || counters(&kernel))?;
+        let (sinks, totals) = pipeline.finish(&mut |_| {}, || counters(&kernel))?;
         drop(server);
         drop(kernel);
         summarise(sinks, &name, &totals);
@@ -395,11 +403,15 @@ fn counters(kernel: &Kernel) -> Result<crate::enrich::Counters, KernelError> {
     kernel.counters().map(|counters| pipeline::counters(&counters))
 }
 
-/// Carries out what the kernel left to do. A failure is said at once: the verdict stands in the
-/// stream as carried out.
-fn answer(record: &Record, server: &Server) {
-    if let Err(error) = respond::carry_out(record, server.cgroup()) {
-        say(&format!("cannot kill instance {}: {error}", record.instance));
+/// Carries out what the kernel left to do; whether the whole tree was meant. A failure is said at
+/// once: the verdict stands in the stream as carried out.
+fn answer(record: &Record, server: &Server) -> bool {
+    match respond::carry_out(record, server.tree()) {
+        Ok(answer) => answer == Answer::Tree,
+        Err(error) => {
+            say(&format!("cannot kill instance {}: {error}", record.instance));
+            false
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod proof;
 mod ring;
 mod shared;
 mod syscalls;
+mod tags;
 
 use std::{
     collections::HashSet,
@@ -38,6 +39,7 @@ pub use cgroup::mount_point as cgroup2_mount_point;
 pub use error::KernelError;
 pub use policies::Slot;
 pub use ring::{Ring, Rings};
+pub use tags::Tags;
 
 use crate::rules::Compiled;
 
@@ -90,6 +92,7 @@ pub struct Kernel {
     policies: policies::Policies,
     counters: PerCpuArray<aya::maps::MapData, u64>,
     rings: Option<Rings>,
+    tags: Option<Tags>,
     /// Held, not used: see [`syscalls::Handlers`].
     handlers: Option<syscalls::Handlers>,
     /// Counters after the proof, which are not the user's.
@@ -154,6 +157,9 @@ impl Kernel {
                 violations: ring(&mut ebpf, "VIOLATIONS")?,
             }),
             handlers: None,
+            tags: Some(Tags(
+                policies::take(&mut ebpf, "TAGS")?.try_into().map_err(KernelError::Map)?,
+            )),
             baseline: Counters::default(),
             hooks: Vec::new(),
             above: HashSet::new(),
@@ -317,6 +323,14 @@ impl Kernel {
             *value = by_cpu.iter().sum();
         }
         Ok(counters)
+    }
+
+    /// The table of tagged processes, for whoever ends trees.
+    ///
+    /// # Errors
+    /// When it has been taken already.
+    pub fn take_tags(&mut self) -> Result<Tags, KernelError> {
+        self.tags.take().ok_or(KernelError::MissingMap("TAGS"))
     }
 
     /// The rings, for the one consumer.

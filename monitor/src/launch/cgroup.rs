@@ -9,7 +9,6 @@ use std::{
         fs::{FileExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use nix::unistd::Pid;
@@ -89,7 +88,7 @@ pub fn is_inside_an_instance() -> bool {
     fs::read_to_string("/proc/self/cgroup").is_ok_and(|text| text.lines().any(inside))
 }
 
-/// An instance's cgroup. Dropping it kills what is inside and removes the directory.
+/// An instance's cgroup. Dropping it removes the directory if nothing is inside.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -171,18 +170,6 @@ impl Cgroup {
         Ok(text[..length].split(|&byte| byte == b'\n').any(|line| line == b"populated 1"))
     }
 
-    /// Waits until nothing is left inside; `false` when that took longer than `patience`.
-    pub fn wait_empty(&self, patience: Duration) -> io::Result<bool> {
-        let end = Instant::now() + patience;
-        while self.populated()? {
-            if Instant::now() >= end {
-                return Ok(false);
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(true)
-    }
-
     /// Whether a process is inside, or in a cgroup made beneath.
     pub fn contains(&self, tgid: Pid) -> bool {
         let name = self.path.file_name().unwrap_or_default();
@@ -198,9 +185,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Fails when the guard or an earlier step has removed it, which is what is wanted.
-        let _ = self.kill();
-        let _ = self.wait_empty(Duration::from_secs(5));
+        // An empty one was made for nothing; one with processes in it stays.
         self.remove();
     }
 }

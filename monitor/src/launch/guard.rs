@@ -10,7 +10,6 @@
 use std::{
     ffi::c_int,
     os::fd::{AsRawFd as _, OwnedFd},
-    time::Duration,
 };
 
 use nix::{
@@ -20,10 +19,7 @@ use nix::{
     unistd::{ForkResult, Pid, fork, pipe2},
 };
 
-use super::cgroup::Cgroup;
-
-/// How long the guard waits for the killed tree to be gone.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::tree::Tree;
 
 /// The running guard. It acts when this is dropped, however that happens.
 #[derive(Debug)]
@@ -34,15 +30,15 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard over a cgroup.
-    pub fn start(cgroup: &Cgroup) -> Result<Self, Errno> {
+    /// Starts a guard over a tree.
+    pub fn start(tree: &Tree) -> Result<Self, Errno> {
         let (watched, leash) = pipe2(OFlag::O_CLOEXEC)?;
         // SAFETY: the child only makes system calls and plain file operations and then ends; the
         // monitor has no other thread when it launches, so no lock is held across the fork.
         match unsafe { fork() }? {
             ForkResult::Child => {
                 drop(leash);
-                stand_by(&watched, cgroup);
+                stand_by(&watched, tree);
                 // SAFETY: ends this process without running the monitor's own clean-up.
                 unsafe { libc::_exit(0) }
             }
@@ -70,7 +66,7 @@ impl Drop for Guard {
 }
 
 /// The guard's life.
-fn stand_by(watched: &OwnedFd, cgroup: &Cgroup) {
+fn stand_by(watched: &OwnedFd, tree: &Tree) {
     step_aside();
     let mut byte = 0_u8;
     loop {
@@ -82,9 +78,8 @@ fn stand_by(watched: &OwnedFd, cgroup: &Cgroup) {
         }
     }
     // Fails when the cgroup has been removed, as after an orderly end.
-    let _ = cgroup.kill();
-    let _ = cgroup.wait_empty(PATIENCE);
-    cgroup.remove();
+    let _ = tree.end();
+    tree.cgroup().remove();
 }
 
 /// Leaves the monitor's session, its standard descriptors and its directory, and takes no signal

@@ -11,6 +11,7 @@ mod child;
 mod guard;
 mod server;
 pub mod signals;
+mod tree;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -30,6 +31,7 @@ pub use self::{
     account::Account,
     cgroup::Cgroup,
     server::{Ended, Server},
+    tree::{Tagged, Tree},
 };
 use self::{child::Step, guard::Guard};
 
@@ -54,22 +56,22 @@ pub enum LaunchError {
     #[error("cannot put the server under watch: {0}")]
     Watch(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The child could not become the server.
-    #[error("cannot {} before {} starts: {source}", describe(*step), command.display())]
+    #[error("cannot {} before {} starts: {errno}", describe(*step), command.display())]
     Prepare {
         /// Which step.
         step: Step,
         /// The command's first word.
         command: OsString,
         /// What came of it.
-        source: Errno,
+        errno: Errno,
     },
     /// The command could not be executed.
-    #[error("cannot run {}: {}", command.display(), explain_exec(*source))]
+    #[error("cannot run {}: {}", command.display(), explain_exec(*errno))]
     Exec {
         /// The command's first word.
         command: OsString,
         /// What came of it.
-        source: Errno,
+        errno: Errno,
     },
     /// The child ended without a word.
     #[error("the server's process ended before it could start {}", .0.display())]
@@ -80,7 +82,7 @@ impl LaunchError {
     /// The exit code that `env` would give.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Exec { source: Errno::ENOENT, .. } => 127,
+            Self::Exec { errno: Errno::ENOENT, .. } => 127,
             Self::Exec { .. } => 126,
             _ => 125,
         }
@@ -111,7 +113,7 @@ fn system(action: &'static str) -> impl FnOnce(Errno) -> LaunchError {
     move |source| LaunchError::System { action, source }
 }
 
-/// Starts `command` in `cgroup`. `watch` gets the child's process number while the child waits,
+/// Starts `command` in the tree's cgroup. `watch` gets the child's process number while the child waits,
 /// and puts it under the kernel's watch; when it fails nothing is executed.
 ///
 /// Must be called from the process's only thread, which must live as long as the server does: the
@@ -120,19 +122,19 @@ pub fn start<E>(
     command: &[OsString],
     account: &Account,
     inherited: signals::Inherited,
-    cgroup: Cgroup,
+    tree: Tree,
     watch: impl FnOnce(Pid) -> Result<(), E>,
 ) -> Result<Server, LaunchError>
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let plan = child::Plan::new(command, account, inherited)?;
-    let guard = Guard::start(&cgroup).map_err(system("start the guard process"))?;
+    let guard = Guard::start(&tree).map_err(system("start the guard process"))?;
     let mut waiting = Waiting::fork(&plan)?;
-    cgroup.add(waiting.pid)?;
+    tree.cgroup().add(waiting.pid)?;
     watch(waiting.pid).map_err(|error| LaunchError::Watch(error.into()))?;
     waiting.let_go(command.first().map_or(OsStr::new(""), OsString::as_os_str))?;
-    Ok(Server::new(waiting.into_running(), guard, cgroup))
+    Ok(Server::new(waiting.into_running(), guard, tree))
 }
 
 /// Replaces the monitor's own standard input and output by `null` once the server has them: the
@@ -184,8 +186,8 @@ impl Waiting {
             // reported as the server's.
             None if report.is_empty() => Ok(()),
             None => Err(LaunchError::Vanished(command)),
-            Some((Step::Exec, source)) => Err(LaunchError::Exec { command, source }),
-            Some((step, source)) => Err(LaunchError::Prepare { step, command, source }),
+            Some((Step::Exec, errno)) => Err(LaunchError::Exec { command, errno }),
+            Some((step, errno)) => Err(LaunchError::Prepare { step, command, errno }),
         }
     }
 

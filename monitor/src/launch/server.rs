@@ -1,6 +1,6 @@
 //! A running server: its end, its stops, the signals meant for it, and the end of its tree.
 
-use std::{fs, io, time::Duration};
+use std::{fs, io};
 
 use nix::{
     errno::Errno,
@@ -9,17 +9,14 @@ use nix::{
 };
 
 use super::{
-    cgroup::Cgroup,
     guard::Guard,
     signals::{self, Signals},
+    tree::Tree,
 };
 
 /// Capabilities that can undo enforcement, by number.
 const UNDOING: [(u32, &str); 4] =
     [(16, "CAP_SYS_MODULE"), (17, "CAP_SYS_RAWIO"), (21, "CAP_SYS_ADMIN"), (39, "CAP_BPF")];
-
-/// How long killed processes are waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,14 +47,14 @@ impl Ended {
 #[derive(Debug)]
 pub struct Server {
     pid: Pid,
-    cgroup: Cgroup,
+    tree: Tree,
     guard: Guard,
     reaped: bool,
 }
 
 impl Server {
-    pub(super) fn new(pid: Pid, guard: Guard, cgroup: Cgroup) -> Self {
-        Self { pid, cgroup, guard, reaped: false }
+    pub(super) fn new(pid: Pid, guard: Guard, tree: Tree) -> Self {
+        Self { pid, tree, guard, reaped: false }
     }
 
     /// Process number of the tree's root.
@@ -70,9 +67,9 @@ impl Server {
         self.guard.pid()
     }
 
-    /// The cgroup that the tree lives in.
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.cgroup
+    /// Everything that belongs to the server.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     /// Capabilities of the root process with which it could undo enforcement.
@@ -91,7 +88,7 @@ impl Server {
                 continue;
             }
             let sender = Pid::from_raw(signal.ssi_pid as i32);
-            let from_tree = || self.cgroup.contains(sender);
+            let from_tree = || self.tree.cgroup().contains(sender);
             if !self.reaped && signals::is_for_server(number, signal.ssi_code, from_tree) {
                 // Fails when the server has just ended, which the next SIGCHLD tells.
                 let _ = signals::send(self.pid, number);
@@ -118,11 +115,18 @@ impl Server {
         }
         if self.guard.has_died() {
             // Without its guard the tree would outlive a killed monitor: it ends here.
-            self.cgroup.kill()?;
-            waitpid(self.pid, None)?;
+            self.end_root();
             return Ok(Some(self.reap(Ended::Unguarded)));
         }
         Ok(None)
+    }
+
+    /// Kills the tree with its root, which is this process's child and must be waited for.
+    fn end_root(&self) {
+        // All three fail only when nothing is left to end.
+        let _ = self.tree.kill();
+        let _ = signals::send(self.pid, libc::SIGKILL);
+        let _ = waitpid(self.pid, None);
     }
 
     fn reap(&mut self, ended: Ended) -> Ended {
@@ -138,41 +142,20 @@ impl Server {
         if signal == Signal::SIGSTOP && fs::File::open("/dev/tty").is_err() {
             return Ok(());
         }
-        self.cgroup.freeze(true)?;
+        self.tree.cgroup().freeze(true)?;
         signals::stop_self(signal);
-        self.cgroup.freeze(false)?;
+        self.tree.cgroup().freeze(false)?;
         match signals::send(self.pid, libc::SIGCONT) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
-    }
-
-    /// Ends what is left of the tree after its root has ended, and says whether anything was.
-    pub fn end_tree(&self) -> io::Result<bool> {
-        let left = self.cgroup.populated()?;
-        if left {
-            self.cgroup.kill()?;
-            if !self.cgroup.wait_empty(PATIENCE)? {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!(
-                        "processes in {} do not end: see its cgroup.procs",
-                        self.cgroup.path().display()
-                    ),
-                ));
-            }
-        }
-        Ok(left)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         if !self.reaped {
-            // The cgroup's own end waits for the tree to be gone; the root is a child of this
-            // process and must be waited for.
-            let _ = self.cgroup.kill();
-            let _ = waitpid(self.pid, None);
+            self.end_root();
         }
     }
 }

@@ -11,7 +11,7 @@ use monitor_common::{
 };
 use nix::unistd::Pid;
 
-use crate::launch::Cgroup;
+use crate::launch::{Cgroup, Tree};
 
 /// What is left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,16 +45,19 @@ pub fn answer(record: &Record) -> Answer {
     }
 }
 
-/// Does what a record leaves to do.
+/// Does what a record leaves to do, and tells what it was. What has left the tree's cgroup is the
+/// caller's, once for many records: see [`Tree::kill_strays`].
 ///
 /// # Errors
 /// When the kernel refuses to kill.
-pub fn carry_out(record: &Record, cgroup: &Cgroup) -> io::Result<()> {
-    match answer(record) {
-        Answer::Nothing => Ok(()),
-        Answer::Tree => cgroup.kill(),
-        Answer::Process => kill_process(record, cgroup),
+pub fn carry_out(record: &Record, tree: &Tree) -> io::Result<Answer> {
+    let answer = answer(record);
+    match answer {
+        Answer::Nothing => {}
+        Answer::Tree => tree.kill()?,
+        Answer::Process => kill_process(record, tree.cgroup())?,
     }
+    Ok(answer)
 }
 
 /// Kills the process that acted, if it is still the same one and still in the tree.

@@ -14,7 +14,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    launcher::WATCH_FAILS,
+    launcher::{STRAY, WATCH_FAILS},
     support::{
         Launched, alive, assert_cgroup_gone, code, eventually, launcher, run, signal, state,
     },
@@ -41,6 +41,10 @@ pub const ALL: &[Case] = &[
         escaped_descendant_dies_with_a_killed_monitor,
     ),
     ("daemon_ends_with_its_root", daemon_ends_with_its_root),
+    (
+        "process_that_left_the_cgroup_dies_all_the_same",
+        process_that_left_the_cgroup_dies_all_the_same,
+    ),
     ("tree_ends_when_the_guard_is_killed", tree_ends_when_the_guard_is_killed),
     ("server_runs_as_the_person_behind_sudo", server_runs_as_the_person_behind_sudo),
     (
@@ -211,6 +215,35 @@ fn daemon_ends_with_its_root() {
     assert_eq!(outcome.status.code(), Some(3));
     let outcome = run(&["sh", "-c", "exit 3"]);
     assert!(outcome.stderr.contains("left=false"), "{}", outcome.stderr);
+}
+
+fn process_that_left_the_cgroup_dies_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let stray = directory.path().join("stray");
+    let hierarchy = mcp_monitor::launch::cgroup::mount_point().unwrap();
+    let leave = format!(
+        "setsid sh -c 'echo $$ > {}/cgroup.procs; echo $$ > {}; echo $$; exec sleep 300' &",
+        hierarchy.display(),
+        stray.display()
+    );
+    let left = format!("while [ ! -s {} ]; do sleep 0.01; done", stray.display());
+    for (rest, kill_monitor) in [("exit 0", false), ("sleep 300", true)] {
+        let mut command = launcher(&["sh", "-c", &format!("{leave} {left}; {rest}")]);
+        command.env(STRAY, &stray);
+        let mut launched = Launched::start(&mut command);
+        let left = if kill_monitor { launched.line() } else { String::new() };
+        if kill_monitor {
+            assert!(alive(&left));
+            signal(launched.pid(), Signal::SIGKILL);
+            eventually("the stray dies", || !alive(&left));
+        }
+        let cgroup = launched.cgroup();
+        let outcome = launched.finish();
+        let left = fs::read_to_string(&stray).unwrap();
+        assert!(!alive(left.trim()), "{}", outcome.stderr);
+        eventually("the cgroup is removed", || !cgroup.exists());
+        fs::remove_file(&stray).unwrap();
+    }
 }
 
 fn tree_ends_when_the_guard_is_killed() {

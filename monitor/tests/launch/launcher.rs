@@ -8,11 +8,14 @@ use std::{
     process::ExitCode,
 };
 
-use mcp_monitor::launch::{self, Account, Cgroup, signals::Signals};
+use mcp_monitor::launch::{self, Account, Cgroup, Tree, signals::Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Makes the launcher's `watch` step fail, as a full tag table would.
 pub const WATCH_FAILS: &str = "LAUNCH_TEST_WATCH_FAILS";
+
+/// File that names a process which has left the cgroup, as the kernel's table of tags would.
+pub const STRAY: &str = "LAUNCH_TEST_STRAY";
 
 pub fn main(command: &[OsString]) -> ExitCode {
     match run(command) {
@@ -35,7 +38,8 @@ fn run(command: &[OsString]) -> anyhow::Result<u8> {
         true => Err(io::Error::other(format!("instance {instance} cannot be tagged"))),
         false => Ok(()),
     };
-    let mut server = launch::start(command, &account, signals.inherited(), cgroup, watch)?;
+    let tree = Tree::new(cgroup, Box::new(strays));
+    let mut server = launch::start(command, &account, signals.inherited(), tree, watch)?;
     eprintln!("server={}", server.pid());
     eprintln!("guard={}", server.guard_pid());
     eprintln!("capabilities={}", server.undoing_capabilities().unwrap_or_default().join(","));
@@ -46,6 +50,13 @@ fn run(command: &[OsString]) -> anyhow::Result<u8> {
             break ended;
         }
     };
-    eprintln!("left={}", server.end_tree()?);
+    eprintln!("left={}", server.tree().end()?);
     Ok(ended.exit_code())
+}
+
+fn strays() -> Vec<u32> {
+    let read = |path| std::fs::read_to_string(path).ok();
+    let text = std::env::var_os(STRAY).and_then(read).unwrap_or_default();
+    let alive = |tgid: &u32| std::fs::metadata(format!("/proc/{tgid}/exe")).is_ok();
+    text.lines().filter_map(|line| line.parse().ok()).filter(alive).collect()
 }

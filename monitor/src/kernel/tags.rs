@@ -1,0 +1,18 @@
+//! Who is tagged, wherever it has gone.
+
+use aya::maps::{HashMap, MapData};
+use monitor_common::policy::Tag;
+
+/// The kernel's table of tagged processes, to be read.
+#[derive(Debug)]
+pub struct Tags(pub(super) HashMap<MapData, u32, Tag>);
+
+impl Tags {
+    /// Thread groups of an instance that are alive.
+    pub fn members(&self, instance: u32) -> Vec<u32> {
+        // A table that changes while it is read may show an entry twice or end early; whoever
+        // wants all of them asks until there is none.
+        let entries = self.0.iter().filter_map(Result::ok);
+        entries.filter(|(_, tag)| tag.instance == instance).map(|(tgid, _)| tgid).collect()
+    }
+}
