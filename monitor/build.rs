@@ -15,6 +15,8 @@ fn main() -> Result<(), String> {
     let out = variable("OUT_DIR")?.join(NAME);
     let own = variable("CARGO_MANIFEST_DIR")?;
     let workspace = own.parent().unwrap_or(Path::new("."));
+    // The copy of the rules inside the binary; its macro does not watch the files.
+    println!("cargo::rerun-if-changed={}", workspace.join("rules").display());
     let object = variable("MCP_MONITOR_BPF_OBJECT")
         .unwrap_or_else(|_| workspace.join("target/bpf").join(NAME));
     println!("cargo::rerun-if-changed={}", object.display());

@@ -18,7 +18,7 @@ pub const INSTANCES_MAX: u32 = 4096;
 /// Policies in the kernel at one time; slot 0 is never used.
 pub const POLICIES_MAX: u32 = 4096;
 /// Rows of all automata together, unless the loader asks for less.
-pub const ROWS_MAX: u32 = 131_072;
+pub const ROWS_MAX: u32 = 98_304;
 /// Byte-class tables of all automata together.
 pub const CLASS_TABLES_MAX: u32 = 4096;
 /// Entries of all address tables together.

@@ -138,7 +138,7 @@ pub struct TableRef {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Patterns that start at the root (sets, then rules), and floating ones.
+    /// The sets' patterns that begin with a path, the rules' patterns, the sets' floating ones.
     pub tables: [TableRef; TABLES],
     /// [`crate::network::AddressKey::table`] of this policy.
     pub network: u32,

@@ -12,6 +12,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{bpf_send_signal, bpf_ktime_get_boot_ns},
 };
+use aya_log_ebpf::warn;
 use monitor_common::{
     policy::{Policy, Tag, mode},
     record::counter,
@@ -110,6 +111,7 @@ fn is_doomed(slot: u32) -> bool {
 #[inline(always)]
 fn missing() -> Current {
     emit::count(counter::POLICY_MISSING);
+    warn!((), "process {} is tagged but has no policy", (bpf_get_current_pid_tgid() >> 32) as u32);
     Current::Outlaw
 }
 
@@ -124,7 +126,8 @@ pub fn tag_of(tgid: u32) -> Option<Tag> {
 #[inline(always)]
 pub fn insert(tgid: u32, tag: &Tag) -> bool {
     let fresh = tag_of(tgid).is_none();
-    if TAGS.insert(tgid, tag, 0).is_err() {
+    if let Err(errno) = TAGS.insert(tgid, tag, 0) {
+        warn!((), "cannot tag process {} of instance {}: {}", tgid, tag.instance, errno);
         emit::count(counter::TAG_FAILED);
         return false;
     }
@@ -172,8 +175,11 @@ fn add_tags(delta: u64) {
 #[inline(always)]
 pub fn kill_current() {
     // SAFETY: the helper has no preconditions.
-    if unsafe { bpf_send_signal(SIGKILL) } == 0 {
+    let result = unsafe { bpf_send_signal(SIGKILL) };
+    if result == 0 {
         emit::count(counter::KILLED);
+    } else {
+        warn!((), "cannot kill the running process: {}", result);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::programs::LsmContext;
+use aya_ebpf::{EbpfContext, programs::LsmContext};
 use monitor_common::{
     policy::{access, class, set, verdict},
     record::{change, did, flags, kind},
@@ -32,7 +32,14 @@ pub fn refused() -> i32 {
     unsafe { core::ptr::read_volatile(core::ptr::addr_of!(MINUS_EPERM)) }
 }
 
-/// A pointer argument of an LSM hook.
+/// A pointer argument of an LSM hook that goes into a [`Place`]: read as a number, because the
+/// verifier does not let typed pointers into functions that it checks by themselves.
+#[inline(always)]
+pub fn address(ctx: &LsmContext, index: u32) -> Address {
+    read(ctx.as_ptr() as Address, index * 8)
+}
+
+/// A pointer argument of an LSM hook that fields are read from.
 #[inline(always)]
 pub fn pointer(ctx: &LsmContext, index: usize) -> Address {
     ctx.arg::<*const c_void>(index) as Address

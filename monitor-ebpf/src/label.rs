@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
+use aya_log_ebpf::warn;
 use monitor_common::{
     limits::PATH_DEPTH_MAX,
     policy::{InodeKey, Label},
@@ -71,8 +72,11 @@ extern "C" fn ascend(_index: u64, ancestors: *mut Ancestors) -> i64 {
 
 /// Set bits that a dentry has from the directories above it, followed to the root of its file
 /// system and not of its mount: bind mounts and chroots do not cut the chain.
-#[inline(always)]
-pub fn from_ancestors(dentry: Address) -> u32 {
+///
+/// A global function, which the verifier checks once for all its callers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn from_ancestors(dentry: Address) -> u32 {
     let sb: Address = field!(dentry, dentry_sb);
     let mut ancestors = Ancestors { dentry, dev: field!(sb, sb_dev), bits: 0 };
     // SAFETY: the callback and its context match.
@@ -101,11 +105,10 @@ pub fn add(inode: Address, label: &Label) -> bool {
     merged.own |= label.own;
     merged.beneath |= label.beneath;
     merged.above |= label.above;
-    let done = LABELS.insert(key, merged, 0).is_ok();
-    if !done {
-        emit::count(counter::LABEL_FAILED);
-    }
-    done
+    let Err(errno) = LABELS.insert(key, merged, 0) else { return true };
+    emit::count(counter::LABEL_FAILED);
+    warn!((), "cannot label inode {} of device {}: {}", key.ino, key.dev, errno);
+    false
 }
 
 /// Lets an inode that now stands at `place` inherit from the directory it is in, so that it keeps

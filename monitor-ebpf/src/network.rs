@@ -1,7 +1,7 @@
 //! Addresses of sockets: read from kernel copies, judged by the policy's address table.
 
 use monitor_common::{
-    network::{mapped_v4, protocol},
+    network::{canonical, canonical_local, mapped_v4, protocol},
     policy::access,
     record::Peer,
 };
@@ -85,7 +85,13 @@ pub fn judge_peer(scratch: &mut Scratch, subject: &Subject, peer: Peer, asked: u
     let internet = peer.family == AF_INET || peer.family == AF_INET6;
     let classes = if asked != 0 && internet {
         let transport = rule_protocol(&peer);
-        policy::classify_address(subject.policy, peer.address, peer.port, transport)
+        // To listen on 0.0.0.0 is to listen on every interface; to connect to it is loopback.
+        let address = if asked == access::LISTEN {
+            canonical_local(peer.address)
+        } else {
+            canonical(peer.address)
+        };
+        policy::classify_address(subject.policy, address, peer.port, transport)
     } else {
         0
     };

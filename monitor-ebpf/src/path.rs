@@ -12,7 +12,8 @@ use monitor_common::{
 
 use crate::{
     kernel_field::{Address, field, offset, read},
-    scratch::{STRING_AT, Scratch},
+    maps::SCRATCH,
+    scratch::{STRING_BYTES, Scratch},
 };
 
 /// Where an object stands: a dentry, and the mount it was reached through.
@@ -110,11 +111,21 @@ extern "C" fn climb(_index: u64, walk: *mut Walk) -> i64 {
 /// with it. A path beyond the bounds stays empty.
 #[inline(always)]
 pub fn resolve(scratch: &mut Scratch, position: usize, place: Place) {
+    resolve_in_slot(scratch.index as u32, position as u32, place.mount, place.dentry);
+}
+
+/// [`resolve`] as a global function, which the verifier checks once for all its callers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry: Address) -> u32 {
+    let Some(slot) = SCRATCH.get_ptr_mut(index) else { return 0 };
+    // SAFETY: the caller has claimed the slot and does not touch it meanwhile.
+    let scratch = unsafe { &mut *slot };
     let mut walk = Walk {
         buffer: scratch.walk.as_mut_ptr(),
-        dentry: place.dentry,
-        mount: place.mount,
-        mount_root: field!(place.mount, vfsmount_root),
+        dentry,
+        mount,
+        mount_root: field!(mount, vfsmount_root),
         at: PATH_MAX as u32 - 1,
         state: GOING,
     };
@@ -136,19 +147,20 @@ pub fn resolve(scratch: &mut Scratch, position: usize, place: Place) {
     };
     if state == GOING {
         scratch.record.flags |= flags::TRUNCATED;
-        return;
+        return 0;
     }
     if state == DETACHED {
         scratch.record.flags |= flags::DETACHED;
     }
     let length = (PATH_MAX as u32 - 1).wrapping_sub(at) & 0xfff;
-    set(scratch, position, length, at & 0xfff);
+    set(scratch, position as usize & 3, length, at & 0xfff);
+    1
 }
 
 /// Copies `length` bytes at `from` of the walk buffer to a string, NUL-padded to a whole word.
 #[inline(always)]
 fn set(scratch: &mut Scratch, position: usize, length: u32, from: u32) {
-    let target = STRING_AT[position] as usize;
+    let target = position * STRING_BYTES;
     let strings = scratch.strings.as_mut_ptr();
     // SAFETY: strings have 4,104 bytes each, of which at most 4,095 + 8 are written.
     unsafe {

@@ -14,8 +14,8 @@ use monitor_common::{
 use crate::{
     emit,
     instance::{self, Subject},
-    maps::{ADDRESSES, BYTE_CLASSES, POLICIES, ROWS},
-    scratch::{STRING_AT, Scratch},
+    maps::{ADDRESSES, BYTE_CLASSES, POLICIES, ROWS, SCRATCH},
+    scratch::{STRING_BYTES, Scratch},
 };
 
 /// [`Rows`] in the kernel's map.
@@ -59,39 +59,47 @@ pub fn classify(scratch: &Scratch, position: usize, policy: &Policy) -> u32 {
     let mut i = 0;
     while i < TABLES {
         let table = policy.tables[i];
+        if table.base != 0 {
+            let at = scratch.index << 32 | (position as u64) << 16 | length as u64;
+            classes |= classify_in_table(at, table.base, table.classes);
+        }
         i += 1;
-        if table.base == 0 {
-            continue;
-        }
-        let Some(byte_classes) = BYTE_CLASSES.get_ptr(table.classes) else { continue };
-        let mut context = Match {
-            // SAFETY: within the strings.
-            path: unsafe { scratch.strings.as_ptr().add(STRING_AT[position] as usize) },
-            classes: byte_classes,
-            base: table.base,
-            state: START,
-        };
-        // SAFETY: the callback and its context match.
-        let state = unsafe {
-            bpf_loop(
-                length.div_ceil(8),
-                eat as *mut c_void,
-                core::ptr::addr_of_mut!(context).cast::<c_void>(),
-                0,
-            );
-            core::ptr::read_volatile(core::ptr::addr_of!(context.state))
-        };
-        if let Some(row) = ROWS.get(table.base.wrapping_add(state)) {
-            classes |= row.accept;
-        }
     }
     classes
 }
 
-/// Classes of an address under a policy.
+/// Classes of a string under one table: `at` is the scratch slot, the string's position and its
+/// length. A global function, which the verifier checks once for all its callers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn classify_in_table(at: u64, base: u32, classes: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr((at >> 32) as u32) else { return 0 };
+    let Some(byte_classes) = BYTE_CLASSES.get_ptr(classes) else { return 0 };
+    let position = (at >> 16) as usize & 3;
+    let mut context = Match {
+        // SAFETY: within the strings of the slot that the caller has claimed.
+        path: unsafe { (*scratch).strings.as_ptr().add(position * STRING_BYTES) },
+        classes: byte_classes,
+        base,
+        state: START,
+    };
+    // SAFETY: the callback and its context match.
+    let state = unsafe {
+        bpf_loop(
+            (at as u32 & 0xfff).div_ceil(8),
+            eat as *mut c_void,
+            core::ptr::addr_of_mut!(context).cast::<c_void>(),
+            0,
+        );
+        core::ptr::read_volatile(core::ptr::addr_of!(context.state))
+    };
+    ROWS.get(base.wrapping_add(state)).map_or(0, |row| row.accept)
+}
+
+/// Classes of an address in its canonical form under a policy.
 #[inline(always)]
 pub fn classify_address(policy: &Policy, address: [u8; 16], port: u16, protocol: u8) -> u32 {
-    let data = AddressKey { table: policy.network, address: network::canonical(address) };
+    let data = AddressKey { table: policy.network, address };
     match ADDRESSES.get(Key::new(TABLE_BITS + 128, data)) {
         Some(rules) => network::classify(rules, port, protocol),
         None => 0,
@@ -140,9 +148,15 @@ fn decide_under(subject: &Subject, classes: u32, asked: u8) -> Decision {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn decide_in_slot(slot: u32, classes: u32, bit: u32) -> u32 {
-    let decision = match POLICIES.get(slot) {
-        Some(policy) if bit < access::COUNT as u32 => decide_one(policy, classes, bit as usize),
-        _ => beyond_bound(1 << (bit & 7)),
+    // Written out, so that the verifier sees constant positions.
+    let decision = match (POLICIES.get(slot), bit) {
+        (None, _) => beyond_bound(1 << (bit & 7)),
+        (Some(policy), 0) => decide_one(policy, classes, 0),
+        (Some(policy), 1) => decide_one(policy, classes, 1),
+        (Some(policy), 2) => decide_one(policy, classes, 2),
+        (Some(policy), 3) => decide_one(policy, classes, 3),
+        (Some(policy), 4) => decide_one(policy, classes, 4),
+        (Some(policy), _) => decide_one(policy, classes, 5),
     };
     let Decision { verdict, reason, set, access } = decision;
     u32::from_le_bytes([verdict, reason, set, access])

@@ -4,6 +4,7 @@
 //! the same CPU. So a slot is claimed with an atomic flag and released when the claim is dropped.
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_log_ebpf::warn;
 use monitor_common::{
     limits::{PATH_MAX, SCRATCH_SLOTS_PER_CPU},
     record::{Record, counter},
@@ -11,9 +12,11 @@ use monitor_common::{
 
 use crate::{atomic, emit, maps::SCRATCH};
 
-/// Room for one string of a record while it is built, by position: path, second path, working
-/// directory, arguments.
-pub const STRING_AT: [u32; 4] = [0, 4104, 8208, 12312];
+/// Room for one string of a record while it is built; the last one, the arguments, has more.
+pub const STRING_BYTES: usize = PATH_MAX + 8;
+/// Where each string stands while the record is built.
+pub const STRING_AT: [u32; 4] =
+    [0, STRING_BYTES as u32, 2 * STRING_BYTES as u32, 3 * STRING_BYTES as u32];
 /// Bytes behind `record` in [`Scratch`]: the strings, and slack so that masked offsets stay inside.
 const STRINGS_BYTES: usize = 32768 + 16384;
 /// Room of the path walk: it fills from the end and may overrun by one name.
@@ -23,6 +26,9 @@ const WALK_BYTES: usize = PATH_MAX + 512;
 #[repr(C)]
 pub struct Scratch {
     claimed: u64,
+    /// Position of this slot in its map, for functions that the verifier checks by themselves and
+    /// that can be handed numbers only.
+    pub index: u64,
     /// The record; its strings follow without a gap when it is emitted.
     pub record: Record,
     /// Strings at [`STRING_AT`].
@@ -44,16 +50,20 @@ impl Claim {
         let cpu = unsafe { bpf_get_smp_processor_id() };
         let mut i = 0;
         while i < SCRATCH_SLOTS_PER_CPU {
-            if let Some(slot) = SCRATCH.get_ptr_mut(cpu * SCRATCH_SLOTS_PER_CPU + i) {
+            let index = cpu * SCRATCH_SLOTS_PER_CPU + i;
+            if let Some(slot) = SCRATCH.get_ptr_mut(index) {
                 // SAFETY: a map value lives as long as the program; the flag is only ever
                 // accessed atomically.
                 if unsafe { atomic::swap(core::ptr::addr_of_mut!((*slot).claimed), 1) } == 0 {
+                    // SAFETY: the slot is ours now.
+                    unsafe { (*slot).index = index as u64 };
                     return Some(Self { slot });
                 }
             }
             i += 1;
         }
         emit::count(counter::SCRATCH_EXHAUSTED);
+        warn!((), "no scratch slot is free on cpu {}", cpu);
         None
     }
 

@@ -1,10 +1,10 @@
 //! From the bytes of a ring-buffer record to a checked [`Decoded`]: the fixed part copied out, the
 //! strings borrowed. Pure; whatever the bytes are, the answer is a record or an error.
 
-use std::mem;
+use std::{mem, slice};
 
 use monitor_common::{
-    policy::{reason, set, verdict},
+    policy::{self, reason, set, verdict},
     record::{self, Record, STRINGS, change, kind, process},
 };
 use thiserror::Error;
@@ -104,6 +104,27 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     Ok(Decoded { record, strings })
 }
 
+/// The inverse: what the kernel puts into the ring. For benchmarks, fuzz seeds and tests.
+pub fn encode(mut record: Record, strings: [&[u8]; STRINGS]) -> Vec<u8> {
+    for (length, string) in record.lengths.iter_mut().zip(strings) {
+        *length = u16::try_from(string.len()).unwrap_or(u16::MAX);
+    }
+    let parts = strings.map(|string| &string[..string.len().min(usize::from(u16::MAX))]);
+    record.size = (FIXED + parts.iter().map(|part| part.len()).sum::<usize>()) as u32;
+    // SAFETY: a `Record` is FIXED initialised bytes without padding, and outlives the slice.
+    let fixed = unsafe { slice::from_raw_parts((&raw const record).cast::<u8>(), FIXED) };
+    [fixed, parts.concat().as_slice()].concat()
+}
+
+/// A record of `kind` with every other field 0.
+pub fn blank(kind: u8) -> Record {
+    // SAFETY: every bit pattern is a value of `Record`.
+    let mut record: Record = unsafe { mem::zeroed() };
+    record.kind = kind;
+    record.op = u8::from(matches!(kind, kind::CHANGE | kind::PROCESS));
+    record
+}
+
 /// Time of a record that has not been decoded yet, to order records of several rings.
 pub fn time_ns(bytes: &[u8]) -> Option<u64> {
     let start = mem::offset_of!(Record, time_ns);
@@ -120,19 +141,9 @@ pub fn flags(bytes: &[u8]) -> Option<u32> {
 
 /// Puts another judgement into the bytes of a decoded record, and another string at `position`.
 pub fn amend(decoded: &Decoded<'_>, judged: &Record, position: usize, string: &[u8]) -> Vec<u8> {
-    let mut record = *judged;
     let mut strings = decoded.strings;
     strings[position] = string;
-    let mut size = FIXED;
-    for (length, string) in record.lengths.iter_mut().zip(&mut strings) {
-        *string = &string[..string.len().min(usize::from(u16::MAX))];
-        *length = string.len() as u16;
-        size += string.len();
-    }
-    record.size = size as u32;
-    // SAFETY: `Record` is FIXED initialised bytes without padding, which `wire!` asserts.
-    let fixed = unsafe { std::slice::from_raw_parts((&raw const record).cast::<u8>(), FIXED) };
-    [fixed, strings.concat().as_slice()].concat()
+    encode(*judged, strings)
 }
 
 fn fixed(bytes: &[u8]) -> Result<Record, DecodeError> {
@@ -157,6 +168,7 @@ fn check_fields(record: &Record) -> Result<(), DecodeError> {
         ("verdict", decision.verdict, usize::from(decision.verdict) < verdict::NAMES.len()),
         ("reason", decision.reason, decision.reason <= reason::LAUNCH),
         ("set", decision.set, usize::from(decision.set) < set::COUNT),
+        ("access", decision.access, decision.access >> policy::access::COUNT == 0),
     ];
     match bounds.into_iter().find(|(_, _, known)| !known) {
         Some((field, value, _)) => Err(DecodeError::Field { kind: record.kind, field, value }),
@@ -165,31 +177,9 @@ fn check_fields(record: &Record) -> Result<(), DecodeError> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// A record of `kind` with nothing else set.
-    pub(crate) fn blank(kind: u8) -> Record {
-        // SAFETY: every bit pattern is a value of `Record`.
-        let mut record: Record = unsafe { mem::zeroed() };
-        record.kind = kind;
-        record.op = u8::from(matches!(kind, kind::CHANGE | kind::PROCESS));
-        record
-    }
-
-    /// What the kernel would put into the ring.
-    pub(crate) fn encode(mut record: Record, strings: [&[u8]; STRINGS]) -> Vec<u8> {
-        let mut size = FIXED;
-        for (length, string) in record.lengths.iter_mut().zip(strings) {
-            *length = string.len() as u16;
-            size += string.len();
-        }
-        record.size = size as u32;
-        // SAFETY: a `Record` is FIXED initialised bytes without padding.
-        let fixed = unsafe { std::slice::from_raw_parts((&raw const record).cast::<u8>(), FIXED) };
-        [fixed, strings.concat().as_slice()].concat()
-    }
 
     #[test]
     fn strings_come_out_as_they_went_in() {
@@ -237,12 +227,8 @@ pub(crate) mod tests {
 
     #[test]
     fn lengths_that_do_not_add_up_are_refused() {
-        let mut record = blank(kind::OPEN);
-        record.size = FIXED as u32 + 4;
-        record.lengths = [5, 0, 0, 0];
-        // SAFETY: a `Record` is FIXED initialised bytes without padding.
-        let fixed = unsafe { std::slice::from_raw_parts((&raw const record).cast::<u8>(), FIXED) };
-        let bytes = [fixed, b"abcde"].concat();
+        let mut bytes = encode(blank(kind::OPEN), [b"abcde", b"", b"", b""]);
+        bytes[0] -= 1;
         assert!(matches!(decode(&bytes), Err(DecodeError::Parts { .. })));
     }
 

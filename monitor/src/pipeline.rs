@@ -109,6 +109,9 @@ impl<W: Write> Pipeline<W> {
         let Self { rings, merge, compiled, delivered, .. } = self;
         let mut more = true;
         for _ in 0..BATCH {
+            if merge.is_full() {
+                return true;
+            }
             let Some(bytes) = rings.violations.next() else {
                 more = false;
                 break;
@@ -117,6 +120,9 @@ impl<W: Write> Pipeline<W> {
             answer(&bytes, merge, compiled, respond);
         }
         for _ in 0..BATCH {
+            if merge.is_full() {
+                return true;
+            }
             let Some(bytes) = rings.events.next() else { return more };
             delivered.events += 1;
             // Allowed by the kernel: only what it judged by a string can still be a violation.

@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz`: the fuzz targets of `monitor/fuzz`, each for a while.
 //!
-//! What makes coverage grow stays in `target/fuzz/corpus`, what crashes a target in
+//! Each begins with `seeds/NAME`. What makes coverage grow stays in `target/fuzz/corpus`, what crashes a target in
 //! `target/fuzz/artifacts`; a crash becomes a test with that input.
 
 use std::fs;
@@ -51,6 +51,8 @@ fn fuzz(name: &str, seconds: u32) -> Result<()> {
     command.current_dir(folder()).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     command.env("CARGO_TARGET_DIR", workspace::target().join("fuzz"));
     command.args(["run", "--release", "--bin", name, "--"]).arg(&corpus);
+    let seeds = folder().join("seeds").join(name);
+    command.args(seeds.is_dir().then_some(seeds));
     command.args([format!("-max_total_time={seconds}"), "-timeout=10".into()]);
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
     command.arg("-print_final_stats=1");

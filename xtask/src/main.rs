@@ -35,7 +35,7 @@ enum Task {
     /// Build the kernel programs and the static target/release/mcp-monitor around them
     Build,
     /// Run all tests: unit, end to end here, end to end on every kernel of the matrix
-    Test,
+    Test(test::Parts),
     /// Run the end-to-end tests on the kernels of the matrix
     VmTest(test::Selection),
     /// Measure what the monitor costs, here and on a kernel with BPF LSM
@@ -62,7 +62,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup => setup::everything(),
         Task::Build => build::agent().map(drop),
-        Task::Test => test::everything(),
+        Task::Test(parts) => test::parts(parts),
         Task::VmTest(selection) => test::on_machines(&selection),
         Task::Bench(selection) => bench::everywhere(&selection),
         Task::Fuzz(options) => fuzz::targets(&options),

@@ -18,12 +18,6 @@ pub struct Results {
     ends: Vec<(String, String, End)>,
 }
 
-/// The runs of which each holds all end-to-end tests of its backend.
-pub struct Matrix<'a> {
-    /// Run name and backend.
-    pub runs: &'a [(String, String)],
-}
-
 impl Results {
     /// No results yet.
     pub fn new() -> Self {
@@ -48,10 +42,11 @@ impl Results {
     }
 
     /// Counts as failed what was skipped wherever it could have run: such a test tests nothing.
-    pub fn refuse_untested(&mut self, matrix: &Matrix<'_>) {
+    /// Takes the runs, each with its backend, that hold all end-to-end tests of that backend.
+    pub fn refuse_untested(&mut self, runs: &[(String, String)]) {
         let mut ran = BTreeMap::<(&str, &str), bool>::new();
         for (run, test, end) in &self.ends {
-            if let Some((_, backend)) = matrix.runs.iter().find(|(name, _)| name == run) {
+            if let Some((_, backend)) = runs.iter().find(|(name, _)| name == run) {
                 *ran.entry((backend, test)).or_default() |= !matches!(end, End::Skipped(_));
             }
         }
@@ -152,7 +147,7 @@ mod tests {
             ("old", "test somewhere ... ignored, too old"),
             ("new", "test somewhere ... ok"),
         ]);
-        results.refuse_untested(&Matrix { runs: &runs });
+        results.refuse_untested(&runs);
         let text = results.to_string();
         assert!(text.contains("failed [lsm] everywhere is skipped on every kernel"), "{text}");
         assert!(text.ends_with("2 passed, 1 failed, 3 skipped"), "{text}");

@@ -10,18 +10,18 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::command::{as_root, cargo, run, say};
 use crate::machine::{Boot, Kernel, boot, build_image};
-use crate::results::{Matrix, Results};
+use crate::results::Results;
 use crate::{build, setup, workspace};
 
 /// A boot is three seconds; the rest is for the tests.
 const MACHINE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 /// Which boots, and which tests in them. Without options: the whole matrix.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Selection {
     /// Only this kernel: 6.1 or 6.12
     #[arg(long)]
@@ -68,17 +68,51 @@ impl Selection {
     }
 }
 
-/// Everything: unit tests, end-to-end tests here, end-to-end tests on the matrix.
-pub fn everything() -> Result<()> {
-    setup::everything()?;
+/// Which of the tests.
+#[derive(Args)]
+pub struct Parts {
+    /// Only this part
+    #[arg(long)]
+    only: Option<Part>,
+    /// Only the tests whose name holds this
+    filter: Option<String>,
+}
+
+/// A part of all tests.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Unit tests
+    Unit,
+    /// End-to-end tests on this machine
+    Host,
+    /// End-to-end tests on the kernels of the matrix
+    Machines,
+}
+
+/// Unit tests, end-to-end tests here, end-to-end tests on the matrix.
+pub fn parts(parts: Parts) -> Result<()> {
+    let Parts { only, filter } = parts;
+    let wanted = |part| only.is_none_or(|only| only == part);
     let mut results = Results::new();
-    let programs = programs()?;
-    unit(&mut results)?;
-    let mut runs = vec![("host-tracepoint".to_owned(), "tracepoint".to_owned())];
-    host(&mut results, &runs[0].0)?;
-    let selection = Selection { kernel: None, preempt_full: false, backend: None, filter: None };
-    runs.extend(machines(&mut results, &selection, &programs)?);
-    results.refuse_untested(&Matrix { runs: &runs });
+    let mut runs = Vec::new();
+    setup::everything()?;
+    if wanted(Part::Unit) {
+        build::kernel_programs()?;
+        unit(&mut results, filter.as_deref())?;
+    }
+    if wanted(Part::Host) || wanted(Part::Machines) {
+        let programs = programs()?;
+        if wanted(Part::Host) {
+            runs.push(host(&mut results, filter.as_deref())?);
+        }
+        if wanted(Part::Machines) {
+            let selection = Selection { filter, ..Selection::default() };
+            runs.extend(machines(&mut results, &selection, &programs)?);
+        }
+    }
+    if only.is_none() {
+        results.refuse_untested(&runs);
+    }
     finish(&results)
 }
 
@@ -128,18 +162,22 @@ pub fn programs() -> Result<Vec<PathBuf>> {
     Ok(std::iter::once(agent).chain(tests).collect())
 }
 
-fn unit(results: &mut Results) -> Result<()> {
+fn unit(results: &mut Results, filter: Option<&str>) -> Result<()> {
     let mut tests = cargo();
-    tests.args(["test", "--workspace", "--no-fail-fast"]);
+    tests.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
     tests.env("MCP_MONITOR_BPF_OBJECT", workspace::bpf_object());
     listen(results, "unit", &mut tests)
 }
 
-fn host(results: &mut Results, name: &str) -> Result<()> {
+/// Runs the end-to-end tests here and returns the run's name and backend. This machine's own
+/// kernel need not have BPF among its LSMs, so the backend is the one that works everywhere.
+fn host(results: &mut Results, filter: Option<&str>) -> Result<(String, String)> {
     let tests = workspace::target().join(build::HOST).join("release/end-to-end");
+    let (name, backend) = ("host-tracepoint", "tracepoint");
     let mut command = as_root(&tests);
-    command.args(["--backend", "tracepoint"]).env("RUST_BACKTRACE", "1");
-    listen(results, name, &mut command)
+    command.args(["--backend", backend]).args(filter).env("RUST_BACKTRACE", "1");
+    listen(results, name, &mut command)?;
+    Ok((name.to_owned(), backend.to_owned()))
 }
 
 /// Runs tests, passes their output on and takes their results.

@@ -9,5 +9,5 @@ use crate::judge;
 /// struct posix_acl *kacl)`, since 6.2; before, it is an extended attribute
 #[lsm(hook = "inode_set_acl")]
 pub fn inode_set_acl(ctx: LsmContext) -> i32 {
-    judge::change_dentry(change::XATTR, judge::pointer(&ctx, 1))
+    judge::change_dentry(change::XATTR, judge::address(&ctx, 1))
 }

@@ -17,13 +17,13 @@ const ATTR_MTIME: u32 = 1 << 5;
 /// 6.9
 #[lsm(hook = "inode_setattr")]
 pub fn inode_setattr(ctx: LsmContext) -> i32 {
-    set_times(judge::pointer(&ctx, 1), judge::pointer(&ctx, 2))
+    set_times(judge::address(&ctx, 1), judge::pointer(&ctx, 2))
 }
 
 /// `int inode_setattr(struct dentry *dentry, struct iattr *attr)`, before 6.9
 #[lsm(hook = "inode_setattr")]
 pub fn inode_setattr_without_idmap(ctx: LsmContext) -> i32 {
-    set_times(judge::pointer(&ctx, 0), judge::pointer(&ctx, 1))
+    set_times(judge::address(&ctx, 0), judge::pointer(&ctx, 1))
 }
 
 #[inline(always)]

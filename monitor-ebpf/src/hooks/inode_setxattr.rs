@@ -9,5 +9,5 @@ use crate::judge;
 /// const void *value, size_t size, int flags)`
 #[lsm(hook = "inode_setxattr")]
 pub fn inode_setxattr(ctx: LsmContext) -> i32 {
-    judge::change_dentry(change::XATTR, judge::pointer(&ctx, 1))
+    judge::change_dentry(change::XATTR, judge::address(&ctx, 1))
 }

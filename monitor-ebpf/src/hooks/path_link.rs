@@ -12,7 +12,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     let directory = judge::pointer(&ctx, 1);
     // Links do not cross mounts, so the new directory's mount is the old file's too.
     let mount = field!(directory, path_mnt);
-    let old = Place { mount, dentry: judge::pointer(&ctx, 0) };
-    let new = Place { mount, dentry: judge::pointer(&ctx, 2) };
+    let old = Place { mount, dentry: judge::address(&ctx, 0) };
+    let new = Place { mount, dentry: judge::address(&ctx, 2) };
     judge::change_two(change::LINK, old, new)
 }

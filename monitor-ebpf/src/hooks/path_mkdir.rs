@@ -8,5 +8,5 @@ use crate::judge;
 /// `int path_mkdir(const struct path *dir, struct dentry *dentry, umode_t mode)`
 #[lsm(hook = "path_mkdir")]
 pub fn path_mkdir(ctx: LsmContext) -> i32 {
-    judge::change_entry(change::MKDIR, judge::pointer(&ctx, 0), judge::pointer(&ctx, 1))
+    judge::change_entry(change::MKDIR, judge::pointer(&ctx, 0), judge::address(&ctx, 1))
 }

@@ -13,5 +13,5 @@ const S_IFREG: u32 = 0o100_000;
 pub fn path_mknod(ctx: LsmContext) -> i32 {
     let kind = ctx.arg::<u32>(2) & S_IFMT;
     let op = if kind == S_IFREG || kind == 0 { change::CREATE } else { change::MKNOD };
-    judge::change_entry(op, judge::pointer(&ctx, 0), judge::pointer(&ctx, 1))
+    judge::change_entry(op, judge::pointer(&ctx, 0), judge::address(&ctx, 1))
 }

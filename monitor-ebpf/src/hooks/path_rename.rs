@@ -18,8 +18,8 @@ use crate::{
 pub fn path_rename(ctx: LsmContext) -> i32 {
     let old_directory = judge::pointer(&ctx, 0);
     let new_directory = judge::pointer(&ctx, 2);
-    let old = Place { mount: field!(old_directory, path_mnt), dentry: judge::pointer(&ctx, 1) };
-    let new = Place { mount: field!(new_directory, path_mnt), dentry: judge::pointer(&ctx, 3) };
+    let old = Place { mount: field!(old_directory, path_mnt), dentry: judge::address(&ctx, 1) };
+    let new = Place { mount: field!(new_directory, path_mnt), dentry: judge::address(&ctx, 3) };
     if let Current::Untagged = instance::current() {
         label::inherit(old.inode(), &new);
         return 0;

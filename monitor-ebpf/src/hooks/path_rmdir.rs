@@ -8,5 +8,5 @@ use crate::judge;
 /// `int path_rmdir(const struct path *dir, struct dentry *dentry)`
 #[lsm(hook = "path_rmdir")]
 pub fn path_rmdir(ctx: LsmContext) -> i32 {
-    judge::change_entry(change::RMDIR, judge::pointer(&ctx, 0), judge::pointer(&ctx, 1))
+    judge::change_entry(change::RMDIR, judge::pointer(&ctx, 0), judge::address(&ctx, 1))
 }

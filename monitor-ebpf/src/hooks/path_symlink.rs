@@ -18,7 +18,7 @@ use crate::{judge, kernel_field::field, path::Place, scratch::STRING_AT};
 #[lsm(hook = "path_symlink")]
 pub fn path_symlink(ctx: LsmContext) -> i32 {
     let directory = judge::pointer(&ctx, 0);
-    let dentry = judge::pointer(&ctx, 1);
+    let dentry = judge::address(&ctx, 1);
     let text = judge::pointer(&ctx, 2);
     judge::lsm(kind::CHANGE, |scratch, subject| {
         scratch.record.op = change::SYMLINK;

@@ -8,5 +8,5 @@ use crate::judge;
 /// `int path_unlink(const struct path *dir, struct dentry *dentry)`
 #[lsm(hook = "path_unlink")]
 pub fn path_unlink(ctx: LsmContext) -> i32 {
-    judge::change_entry(change::UNLINK, judge::pointer(&ctx, 0), judge::pointer(&ctx, 1))
+    judge::change_entry(change::UNLINK, judge::pointer(&ctx, 0), judge::address(&ctx, 1))
 }

@@ -1,5 +1,8 @@
 //! The command line: arguments in, exit code out. Each verb is a module of its own.
 
+mod check;
+mod explain;
+mod rule_options;
 mod run;
 
 use std::process::ExitCode;
@@ -27,6 +30,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Check(check::Arguments),
+    Explain(explain::Arguments),
     Run(run::Arguments),
 }
 
@@ -46,6 +51,8 @@ fn describe(error: &anyhow::Error) -> String {
 /// Parses the arguments and runs the verb.
 pub fn main() -> ExitCode {
     match Arguments::parse().verb {
+        Verb::Check(arguments) => check::main(&arguments),
+        Verb::Explain(arguments) => explain::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),
     }
 }

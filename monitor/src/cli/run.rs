@@ -3,33 +3,31 @@
 //! What can fail without the server is done first: rules, privileges, kernel programs, the
 //! recording. Only then a process is made. Whatever fails, nothing of it stays behind.
 
+mod watch;
+
 use std::{
     ffi::OsString,
     fs::File,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io::{self, Write as _},
-    os::fd::AsFd,
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
-use monitor_common::record::Record;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use self::watch::Run;
 use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, SourceText},
-    kernel::{Backend, Kernel, KernelError, Options, Rings, Slot},
+    kernel::{Backend, Kernel, KernelError, Options, Slot},
     launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
-    pipeline::{self, Pipeline, Sinks},
-    respond::{self, Answer},
+    pipeline::{Pipeline, Sinks},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath, SourceKind},
     sink::{
-        segment::{Destination, Header, Limits, SegmentWriter, Totals},
+        segment::{Destination, Header, Limits, SegmentWriter},
         stderr::Stderr,
         summary::Summary,
         terminal::Terminal,
@@ -40,11 +38,6 @@ use crate::{
 const FAILED: u8 = 125;
 /// Number of the only policy of a run.
 const POLICY: u32 = 1;
-/// Longest time without a look at the ordinary ring, while it fills and while it does not.
-const BUSY: Duration = Duration::from_millis(20);
-const IDLE: Duration = Duration::from_millis(200);
-/// The same while records wait for earlier ones of the other ring.
-const HOLDING: Duration = Duration::from_millis(5);
 
 /// Starts an MCP server under watch.
 ///
@@ -71,6 +64,9 @@ pub struct Arguments {
     /// Record events here [default: a bounded recording in $XDG_STATE_HOME/mcp-monitor]
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
+    /// Print what the kernel programs log about their own faults
+    #[arg(long)]
+    diagnostics: bool,
     /// The server's command
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -110,7 +106,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let (loaded, compiled) = load_rules(arguments, &account)?;
     check_privileges()?;
     let signals = Signals::block().context("cannot take over signals")?;
-    let mut kernel = load_kernel(arguments.backend, loaded.mode)?;
+    let mut kernel = load_kernel(arguments, loaded.mode)?;
     let (instance, cgroup) = Cgroup::create(random)?;
     let recording = open_recording(arguments, &account, &loaded, &kernel, instance)?;
     let slot = kernel.install(POLICY, &compiled)?;
@@ -120,7 +116,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         return Ok(Ended::Killed(signal).exit_code());
     }
     let is_root = account.is_root();
-    let tags = kernel.take_tags()?;
+    let (rings, tags) = (kernel.take_rings()?, kernel.take_tags()?);
     let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
     let server = start(arguments, &account, &signals, tree, &mut kernel, instance, slot)?;
     let compiled = Arc::new(compiled);
@@ -129,11 +125,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     enricher.explain(POLICY, compiled.clone());
     let terminal = Terminal::new(Stderr::new(), terminal_colour());
     let sinks = Sinks { recording, terminal, summary: Summary::default(), account };
-    let pipeline = Pipeline::new(kernel.take_rings()?, enricher, compiled, sinks);
-    watch(
-        Run { kernel, server, signals, pipeline, instance, name: loaded.server, sentenced: false },
-        is_root,
-    )
+    let pipeline = Pipeline::new(rings, enricher, compiled, sinks);
+    let name = loaded.server;
+    Run { server, pipeline, signals, kernel, instance, name, sentenced: false }.watch(is_root)
 }
 
 fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loaded, Compiled)> {
@@ -175,13 +169,13 @@ fn check_privileges() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load_kernel(backend: BackendArgument, mode: Mode) -> anyhow::Result<Kernel> {
-    let backend = match backend {
+fn load_kernel(arguments: &Arguments, mode: Mode) -> anyhow::Result<Kernel> {
+    let backend = match arguments.backend {
         BackendArgument::Auto => None,
         BackendArgument::Lsm => Some(Backend::Lsm),
         BackendArgument::Tracepoint => Some(Backend::Tracepoint),
     };
-    let kernel = Kernel::load(&Options { backend })?;
+    let kernel = Kernel::load(&Options { backend, diagnostics: arguments.diagnostics })?;
     if let Some(reason) = kernel.passed_over() {
         say(&format!("using the tracepoint backend, because {reason}"));
     }
@@ -296,140 +290,4 @@ fn terminal_colour() -> bool {
     use std::io::IsTerminal as _;
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     io::stderr().is_terminal() && !refused
-}
-
-/// Everything that is alive while the server runs. Dropped in this order: the server's tree is
-/// gone before the kernel programs are.
-struct Run {
-    server: Server,
-    pipeline: Pipeline<Stderr>,
-    signals: Signals,
-    kernel: Kernel,
-    instance: u32,
-    name: String,
-    /// A verdict has ended the tree.
-    sentenced: bool,
-}
-
-fn watch(mut run: Run, is_root: bool) -> anyhow::Result<u8> {
-    if is_root {
-        run.warn_of_root();
-    }
-    let epoll = run.waiter()?;
-    let ended = run.until_end(&epoll)?;
-    run.end(ended)
-}
-
-impl Run {
-    /// Says that the server runs as root, and what that means.
-    fn warn_of_root(&mut self) {
-        // A server that has ended already holds nothing.
-        let held = self.server.undoing_capabilities().unwrap_or_default();
-        let so = match held.is_empty() {
-            true => String::new(),
-            false => format!(" with {}, and can undo any enforcement", held.join(", ")),
-        };
-        let message = format!(
-            "the server runs as root{so}: start mcp-monitor through sudo from your own account, \
-             and the server runs as you"
-        );
-        self.pipeline.agent(self.instance, "root", &message);
-    }
-
-    fn waiter(&self) -> anyhow::Result<Epoll> {
-        let Rings { events, violations } = self.pipeline.rings();
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let add = |descriptor: &dyn AsFd, flags| {
-            epoll.add(descriptor.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | flags, 0))
-        };
-        add(&self.signals, EpollFlags::empty())?;
-        add(violations, EpollFlags::empty())?;
-        // By edge: it is readable whenever a record is in it, but wakes only when it fills.
-        add(events, EpollFlags::EPOLLET)?;
-        Ok(epoll)
-    }
-
-    fn until_end(&mut self, epoll: &Epoll) -> anyhow::Result<Ended> {
-        let mut quiet = 0_u32;
-        loop {
-            let Self { pipeline, server, .. } = self;
-            let before = pipeline.delivered();
-            let mut tree_must_die = false;
-            let more = pipeline.pump(&mut |record| tree_must_die |= answer(record, server));
-            if tree_must_die {
-                server.tree().kill_strays();
-                self.sentenced = true;
-            }
-            pipeline.tick(|| counters(&self.kernel))?;
-            if let Some(ended) = server.handle(&self.signals)? {
-                return Ok(ended);
-            }
-            quiet = if pipeline.delivered() == before { quiet.saturating_add(1) } else { 0 };
-            let patience = match (more, pipeline.holds_records()) {
-                (true, _) => Duration::ZERO,
-                (_, true) => HOLDING,
-                _ if quiet < 50 => BUSY,
-                _ => IDLE,
-            };
-            wait(epoll, patience)?;
-        }
-    }
-
-    /// Ends what is left of the tree, reads the rest, and says what happened.
-    fn end(self, ended: Ended) -> anyhow::Result<u8> {
-        let Self { mut pipeline, server, kernel, instance, name, sentenced, .. } = self;
-        if ended == Ended::Unguarded {
-            let message = "the guard process was killed, and the server with it";
-            pipeline.agent(instance, "guard", message);
-        }
-        match server.tree().end() {
-            Ok(left) if !left || sentenced => {}
-            Ok(_) => pipeline.agent(
-                instance,
-                "remainder",
-                "the server's first process has ended; what it left running was killed",
-            ),
-            Err(error) => pipeline.agent(instance, "remainder", &error.to_string()),
-        }
-        let (sinks, totals) = pipeline.finish(&mut |_| {}, || counters(&kernel))?;
-        drop(server);
-        drop(kernel);
-        summarise(sinks, &name, &totals);
-        Ok(ended.exit_code())
-    }
-}
-
-fn counters(kernel: &Kernel) -> Result<crate::enrich::Counters, KernelError> {
-    kernel.counters().map(|counters| pipeline::counters(&counters))
-}
-
-/// Carries out what the kernel left to do; whether the whole tree was meant. A failure is said at
-/// once: the verdict stands in the stream as carried out.
-fn answer(record: &Record, server: &Server) -> bool {
-    match respond::carry_out(record, server.tree()) {
-        Ok(answer) => answer == Answer::Tree,
-        Err(error) => {
-            say(&format!("cannot kill instance {}: {error}", record.instance));
-            false
-        }
-    }
-}
-
-fn wait(epoll: &Epoll, patience: Duration) -> io::Result<()> {
-    let mut events = [EpollEvent::empty(); 4];
-    let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
-    match epoll.wait(&mut events, timeout) {
-        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn summarise(mut sinks: Sinks<Stderr>, server: &str, totals: &Totals) {
-    let mut text = Vec::new();
-    if sinks.summary.write(&mut text, server, Some(totals)).is_ok() {
-        let out = sinks.terminal.out();
-        // Holds the text for a slow reader, and never fails.
-        let _ = out.write_all(&text);
-        out.finish();
-    }
 }

@@ -6,29 +6,29 @@ use std::collections::{HashMap, VecDeque};
 
 use monitor_common::{
     policy::{reason, set, verdict},
-    record::{change, did, enforced, process},
+    record::{change, did, enforced, process as reach},
 };
 
 use super::table::Table;
 use crate::event::{
-    Alert, Body, Bytes, Contact, Enforced, Event, Observed, Shown, Violation, printable,
+    Alert, Body, Bytes, Contact, Enforced, Event, Observed, Process, Shown, Violation, printable,
 };
 
 /// Identical violations within this time of an alert are counted into the next one.
 const WINDOW_NS: u64 = 10_000_000_000;
-/// Alerts of one program and category within a window; the rest is counted together.
+/// Alerts of one instance and kind within a window; the rest is counted together.
 const BURST_MAX: u32 = 20;
-/// Runs followed at one time.
-const RUNS_MAX: usize = 4096;
+/// Runs followed at one time; beyond it violations are counted by their kind.
+const RUNS_MAX: usize = 512;
 
-/// What makes violations identical. An empty subject stands for all beyond [`BURST_MAX`].
+/// What makes violations identical.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     instance: u32,
-    exe: Bytes,
     kind: &'static str,
     verdict: (u8, u8, bool, u8),
-    subject: Bytes,
+    /// Program and subject; `None` stands for all beyond the bounds.
+    deed: Option<(Bytes, Bytes)>,
 }
 
 struct Run {
@@ -60,8 +60,8 @@ impl Alerts {
             run.count(event, table);
             return None;
         }
-        let group = Key { subject: Bytes::default(), ..key.clone() };
         let crowded = self.runs.len() >= RUNS_MAX;
+        let group = Key { deed: None, ..key.clone() };
         self.open(&group, event.boot_ns);
         let run = self.runs.get_mut(&group)?;
         if run.alerts >= BURST_MAX || crowded {
@@ -80,7 +80,7 @@ impl Alerts {
             let Some((_, key)) = self.due.pop_front() else { break };
             let Some(Run { pending, .. }) = self.runs.remove(&key) else { continue };
             if let Some(pending) = pending {
-                alerts.push(pending.into_event(now_ns));
+                alerts.push(pending.into_event(&key, now_ns));
                 self.open(&key, now_ns);
             }
         }
@@ -91,8 +91,8 @@ impl Alerts {
     pub(super) fn finish(&mut self, now_ns: u64) -> Vec<Event> {
         let due = std::mem::take(&mut self.due);
         let runs = &mut self.runs;
-        let pending = due.into_iter().filter_map(|(_, key)| runs.remove(&key)?.pending);
-        pending.map(|pending| pending.into_event(now_ns)).collect()
+        let told = |(_, key)| Some(runs.remove(&key)?.pending?.into_event(&key, now_ns));
+        due.into_iter().filter_map(told).collect()
     }
 
     fn open(&mut self, key: &Key, now_ns: u64) {
@@ -120,10 +120,13 @@ impl Run {
 }
 
 impl Pending {
-    fn into_event(self, now_ns: u64) -> Event {
+    fn into_event(self, key: &Key, now_ns: u64) -> Event {
         let Self { event, mut alert } = self;
-        if alert.count > 1 {
-            alert.why = format!("{} ({} times)", alert.why, alert.count);
+        let why = &alert.why;
+        match (&key.deed, alert.count) {
+            (_, 1) => {}
+            (Some(_), count) => alert.why = format!("{why} ({count} times)"),
+            (None, count) => alert.why = format!("{why}, and {} more of this kind", count - 1),
         }
         let later = now_ns.saturating_sub(event.boot_ns);
         let mut event = around(&event, alert);
@@ -137,7 +140,6 @@ fn key(event: &Event, observed: &Observed, violation: &Violation) -> Key {
     let decision = violation.decision;
     Key {
         instance: event.instance,
-        exe: observed.process.image.exe.clone(),
         kind: event.kind(),
         verdict: (
             violation.category as u8,
@@ -145,7 +147,7 @@ fn key(event: &Event, observed: &Observed, violation: &Violation) -> Key {
             violation.observed_only,
             decision.reason,
         ),
-        subject: subject(&event.body),
+        deed: Some((observed.process.image.exe.clone(), subject(&event.body))),
     }
 }
 
@@ -208,16 +210,24 @@ fn why(event: &Event) -> String {
         return String::new();
     };
     let process = &observed.process;
-    let comm = process.comm.split(|&byte| byte == 0).next().unwrap_or(&[]);
     format!(
         "{} ({}) {} {}: {}; {}",
-        Shown(comm),
+        Shown(name(process)),
         process.tgid,
         deed(&event.body),
         object(&event.body),
         ground(violation),
         outcome(violation),
     )
+}
+
+/// The program's own name: a process chooses its task name, and at exec it has the new one.
+fn name(process: &Process) -> &[u8] {
+    let exe = process.image.exe.as_bytes();
+    match memchr::memrchr(b'/', exe) {
+        Some(slash) => &exe[slash + 1..],
+        None => process.comm.split(|&byte| byte == 0).next().unwrap_or(&[]),
+    }
 }
 
 fn object(body: &Body) -> String {
@@ -265,9 +275,9 @@ fn deed(body: &Body) -> &'static str {
         Body::Bind(_) => "binds to",
         Body::Listen(_) => "listens on",
         Body::Process { op, .. } => match *op {
-            process::PTRACE => "reaches into",
-            process::SIGNAL => "signals",
-            process::DESCRIPTOR => "receives a descriptor of",
+            reach::PTRACE => "reaches into",
+            reach::SIGNAL => "signals",
+            reach::DESCRIPTOR => "receives a descriptor of",
             _ => "opens the memory or environment",
         },
         Body::Socket(_) => "creates a",
@@ -278,7 +288,9 @@ fn deed(body: &Body) -> &'static str {
 
 fn ground(violation: &Violation) -> String {
     let decision = violation.decision;
-    let rule = violation.rule.as_ref().map(|rule| {
+    // Line 0: what the schema says when the file does not.
+    let stated = violation.rule.as_ref().filter(|rule| rule.line != 0);
+    let rule = stated.map(|rule| {
         format!(" ({}:{} {})", printable(&rule.file), rule.line, printable(&rule.text))
     });
     let rule = rule.unwrap_or_default();

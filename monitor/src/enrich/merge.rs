@@ -12,13 +12,18 @@ use crate::decode;
 
 /// How long a record is held.
 pub const DELAY_NS: u64 = 5_000_000;
-/// Records held at most; beyond it the earliest goes out before its time.
-pub const HELD_MAX: usize = 65_536;
+/// Records held, and bytes of them; beyond either the earliest goes out before its time.
+const HELD_MAX: usize = 16_384;
+const HELD_BYTES_MAX: usize = 4 << 20;
+/// Buffers kept for further records, and the largest that is kept.
+const FREE_MAX: usize = 1024;
+const FREE_BYTES_MAX: usize = 1024;
 
 /// Holds records and gives them out by time.
 #[derive(Default)]
 pub struct Merge {
     held: BinaryHeap<Reverse<Held>>,
+    bytes: usize,
     arrived: u64,
     free: Vec<Vec<u8>>,
     out: Vec<u8>,
@@ -37,6 +42,7 @@ impl Merge {
         bytes.clear();
         bytes.extend_from_slice(record);
         self.arrived += 1;
+        self.bytes += bytes.len();
         let time_ns = decode::time_ns(record).unwrap_or(0);
         self.held.push(Reverse(Held { time_ns, arrived: self.arrived, bytes }));
     }
@@ -44,18 +50,26 @@ impl Merge {
     /// The earliest record, once it is old enough at `now_ns` (CLOCK_BOOTTIME).
     pub fn pop(&mut self, now_ns: u64) -> Option<&[u8]> {
         let Reverse(first) = self.held.peek()?;
-        if first.time_ns.saturating_add(DELAY_NS) > now_ns && self.held.len() <= HELD_MAX {
+        if first.time_ns.saturating_add(DELAY_NS) > now_ns && !self.is_full() {
             return None;
         }
         let Reverse(first) = self.held.pop()?;
+        self.bytes -= first.bytes.len();
         let used = std::mem::replace(&mut self.out, first.bytes);
-        self.free.push(used);
+        if self.free.len() < FREE_MAX && used.capacity() <= FREE_BYTES_MAX {
+            self.free.push(used);
+        }
         Some(&self.out)
     }
 
     /// The earliest record, however young: for the end.
     pub fn drain(&mut self) -> Option<&[u8]> {
         self.pop(u64::MAX)
+    }
+
+    /// Whether records should be taken out before more are put in.
+    pub fn is_full(&self) -> bool {
+        self.held.len() >= HELD_MAX || self.bytes >= HELD_BYTES_MAX
     }
 
     /// Records held.
@@ -100,7 +114,7 @@ mod tests {
     use monitor_common::record::kind;
 
     use super::*;
-    use crate::decode::tests::{blank, encode};
+    use crate::decode::{blank, encode};
 
     fn at(time_ns: u64) -> Vec<u8> {
         let mut record = blank(kind::EXIT);
@@ -138,12 +152,15 @@ mod tests {
 
     #[test]
     fn a_flood_does_not_grow_the_memory() {
-        let mut merge = Merge::default();
-        let record = at(1_000);
-        for _ in 0..HELD_MAX + 10 {
-            merge.push(&record);
-            merge.pop(0);
+        for record in [at(1_000), [at(1_000).as_slice(), &[0; 30_000]].concat()] {
+            let mut merge = Merge::default();
+            for _ in 0..HELD_MAX + 10 {
+                merge.push(&record);
+                merge.pop(0);
+            }
+            assert!(merge.len() <= HELD_MAX && merge.bytes <= HELD_BYTES_MAX);
+            while merge.drain().is_some() {}
+            assert_eq!(merge.bytes, 0);
         }
-        assert_eq!(merge.len(), HELD_MAX);
     }
 }

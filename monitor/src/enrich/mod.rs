@@ -14,6 +14,9 @@ pub mod loss;
 pub mod merge;
 mod table;
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, sync::Arc};
 
 use monitor_common::{

@@ -16,9 +16,9 @@ use monitor_common::{
 use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Observed, Process};
 
 /// How long an ended process is remembered.
-const GRACE_NS: u64 = 10_000_000_000;
+const GRACE_NS: u64 = 2_000_000_000;
 /// Processes remembered at most.
-const PROCESSES_MAX: usize = 2 * limits::TAGS_MAX as usize;
+const PROCESSES_MAX: usize = limits::TAGS_MAX as usize;
 /// Processes of a chain; in a longer one the middle is left out.
 const CHAIN_MAX: usize = 32;
 /// Arguments kept of each process, and bytes of each.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn record(tgid: u32, ppid: u32) -> Record {
-        let mut record = crate::decode::tests::blank(monitor_common::record::kind::OPEN);
+        let mut record = crate::decode::blank(monitor_common::record::kind::OPEN);
         (record.tgid, record.ppid, record.start_ns) = (tgid, ppid, u64::from(tgid));
         record
     }

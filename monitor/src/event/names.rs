@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_set_names_the_category_and_a_listing_the_access() {
-        let mut record = crate::decode::tests::blank(kind::OPEN);
+        let mut record = crate::decode::blank(kind::OPEN);
         record.decision.access = 2;
         assert_eq!(Category::of(&record), Category::FileWrite);
         record.decision.reason = reason::SET;

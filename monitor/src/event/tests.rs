@@ -265,6 +265,13 @@ fn what_is_wrong_with_a_line_is_named() {
     assert!(error("/x", "/\\\\q").contains("neither"));
 }
 
+#[test]
+fn a_fork_always_has_a_child() {
+    let body = Body::Fork { child: Target::default() };
+    let event = Event { body, violation: None, ..sample(b"") };
+    assert_eq!(Event::parse(event.to_json().as_bytes()).unwrap(), event);
+}
+
 proptest! {
     #[test]
     fn every_event_is_one_line_and_comes_back(event in event()) {

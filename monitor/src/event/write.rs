@@ -208,7 +208,9 @@ impl<'a> JsonLine<'a> {
             Body::Unix { file } => self.file(file),
             Body::Process { op, target, detail, file } => {
                 self.text("op", process::NAMES[usize::from(*op)]);
-                self.target("target", target);
+                if *target != Target::default() {
+                    self.target("target", target);
+                }
                 self.number("detail", *detail);
                 self.file(file);
             }
@@ -267,9 +269,6 @@ impl<'a> JsonLine<'a> {
     }
 
     fn target(&mut self, key: &str, target: &Target) {
-        if *target == Target::default() {
-            return;
-        }
         self.object(key, |line| {
             line.number("tgid", target.tgid);
             line.number("start_ns", target.start_ns);

@@ -3,6 +3,7 @@
 
 mod btf;
 mod cgroup;
+mod diagnostics;
 mod error;
 mod hooks;
 mod policies;
@@ -41,6 +42,7 @@ pub use policies::Slot;
 pub use ring::{Ring, Rings};
 pub use tags::Tags;
 
+use self::diagnostics::Diagnostics;
 use crate::rules::Compiled;
 
 /// The kernel programs.
@@ -82,6 +84,8 @@ impl FromStr for Backend {
 pub struct Options {
     /// The backend, or `None` for the best that works.
     pub backend: Option<Backend>,
+    /// Whether the kernel programs log to standard error what goes wrong in them.
+    pub diagnostics: bool,
 }
 
 /// The kernel programs at work.
@@ -95,6 +99,7 @@ pub struct Kernel {
     tags: Option<Tags>,
     /// Held, not used: see [`syscalls::Handlers`].
     handlers: Option<syscalls::Handlers>,
+    diagnostics: Option<Diagnostics>,
     /// Counters after the proof, which are not the user's.
     baseline: Counters,
     /// Directories above labelled paths that are done, with their bits.
@@ -127,23 +132,29 @@ impl Kernel {
         }
         let layouts = btf::Btf::of_kernel()?;
         if let Some(backend) = options.backend {
-            return Self::load_backend(backend, &layouts);
+            return Self::load_backend(backend, options, &layouts);
         }
-        match Self::load_backend(Backend::Lsm, &layouts) {
+        match Self::load_backend(Backend::Lsm, options, &layouts) {
             Ok(kernel) => Ok(kernel),
             Err(error) => {
-                let mut kernel = Self::load_backend(Backend::Tracepoint, &layouts)?;
+                let mut kernel = Self::load_backend(Backend::Tracepoint, options, &layouts)?;
                 kernel.passed_over = Some(error.to_string());
                 Ok(kernel)
             }
         }
     }
 
-    fn load_backend(backend: Backend, layouts: &btf::Btf) -> Result<Self, KernelError> {
+    fn load_backend(
+        backend: Backend,
+        options: &Options,
+        layouts: &btf::Btf,
+    ) -> Result<Self, KernelError> {
         let offsets = offsets(layouts)?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::Cgroup(error))? as u32;
+        let level = if options.diagnostics { diagnostics::ALL } else { diagnostics::OFF };
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", &offsets, true)
+            .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries("SCRATCH", cpus * SCRATCH_SLOTS_PER_CPU)
             .load(OBJECT)
             .map_err(Box::new)?;
@@ -157,6 +168,7 @@ impl Kernel {
                 violations: ring(&mut ebpf, "VIOLATIONS")?,
             }),
             handlers: None,
+            diagnostics: options.diagnostics.then(|| Diagnostics::of(&mut ebpf)).transpose()?,
             tags: Some(Tags(
                 policies::take(&mut ebpf, "TAGS")?.try_into().map_err(KernelError::Map)?,
             )),
@@ -331,6 +343,13 @@ impl Kernel {
     /// When it has been taken already.
     pub fn take_tags(&mut self) -> Result<Tags, KernelError> {
         self.tags.take().ok_or(KernelError::MissingMap("TAGS"))
+    }
+
+    /// Writes to standard error what the kernel programs have logged.
+    pub fn flush_diagnostics(&mut self) {
+        if let Some(diagnostics) = &mut self.diagnostics {
+            diagnostics.flush();
+        }
     }
 
     /// The rings, for the one consumer.

@@ -1,12 +1,19 @@
 //! Whose account the server runs under, and whose the recordings are.
+//!
+//! The C library's look-ups are not used: they load the name services' libraries, which a static
+//! program cannot do safely. Users that are not in /etc/passwd are asked of `getent`, groups of
+//! `id`, which know all services.
 
 use std::{
     env,
-    ffi::{CString, OsString},
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::ffi::OsStringExt as _,
     path::PathBuf,
+    process::{Command, Stdio},
 };
 
-use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist, getgroups};
+use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups};
 
 /// Why the account could not be told.
 #[derive(Debug, thiserror::Error)]
@@ -22,14 +29,9 @@ pub enum AccountError {
     /// The user is not in passwd.
     #[error("user {0} is not in the passwd database: add it, or start as a user that is")]
     Unknown(Uid),
-    /// The passwd or group database could not be read.
-    #[error("cannot look up user {user}: {source}")]
-    Lookup {
-        /// Who was looked up.
-        user: Uid,
-        /// Why it failed.
-        source: nix::Error,
-    },
+    /// passwd cannot be read.
+    #[error("cannot read /etc/passwd: {0}")]
+    Passwd(#[source] io::Error),
 }
 
 /// A user as the server will run.
@@ -54,18 +56,15 @@ impl Account {
     pub fn of_caller() -> Result<Self, AccountError> {
         match sudo_ids(geteuid(), |name| env::var_os(name))? {
             Some((uid, gid)) => {
-                let user = look_up(uid)?;
-                let name = CString::new(user.name.as_str()).unwrap_or_default();
-                let groups = getgrouplist(&name, gid)
-                    .map_err(|source| AccountError::Lookup { user: uid, source })?;
-                Ok(Self { uid, gid, groups, name: user.name, home: user.dir, drop: true })
+                let Entry { name, home } = look_up(uid)?;
+                let groups = groups_of(&name, gid);
+                Ok(Self { uid, gid, groups, name, home, drop: true })
             }
             None => {
-                let uid = geteuid();
-                let user = look_up(uid)?;
-                let groups =
-                    getgroups().map_err(|source| AccountError::Lookup { user: uid, source })?;
-                let (gid, name, home) = (getegid(), user.name, user.dir);
+                let (uid, gid) = (geteuid(), getegid());
+                let Entry { name, home } = look_up(uid)?;
+                // Only looked at when privileges are dropped.
+                let groups = getgroups().unwrap_or_default();
                 Ok(Self { uid, gid, groups, name, home, drop: false })
             }
         }
@@ -106,10 +105,65 @@ impl Drop for FileIdentity {
     }
 }
 
-fn look_up(uid: Uid) -> Result<User, AccountError> {
-    User::from_uid(uid)
-        .map_err(|source| AccountError::Lookup { user: uid, source })?
+/// What passwd says of a user.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    name: String,
+    home: PathBuf,
+}
+
+fn look_up(uid: Uid) -> Result<Entry, AccountError> {
+    let passwd = fs::read("/etc/passwd").map_err(AccountError::Passwd)?;
+    entry(&passwd, uid)
+        .or_else(|| entry(&ask("/usr/bin/getent", &["passwd", &uid.to_string()])?, uid))
         .ok_or(AccountError::Unknown(uid))
+}
+
+/// The entry of a user in the text of passwd.
+fn entry(passwd: &[u8], uid: Uid) -> Option<Entry> {
+    passwd.split(|&byte| byte == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|&byte| byte == b':').collect();
+        let [name, _, number, _, _, home, ..] = fields[..] else { return None };
+        let number: u32 = str::from_utf8(number).ok()?.parse().ok()?;
+        let name = str::from_utf8(name).ok()?.to_owned();
+        let home = OsString::from_vec(home.to_vec()).into();
+        (number == uid.as_raw()).then_some(Entry { name, home })
+    })
+}
+
+/// All groups of a user; as many as can be found out.
+fn groups_of(name: &str, gid: Gid) -> Vec<Gid> {
+    let asked = ask("/usr/bin/id", &["-G", name]);
+    let numbers = asked.and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
+    let numbers = numbers.split_whitespace().filter_map(|number| number.parse().ok());
+    let mut groups: Vec<Gid> = numbers.map(Gid::from_raw).collect();
+    if groups.is_empty() {
+        groups = memberships(&fs::read("/etc/group").unwrap_or_default(), name);
+    }
+    if !groups.contains(&gid) {
+        groups.insert(0, gid);
+    }
+    groups
+}
+
+/// Groups that name a user as a member.
+fn memberships(group: &[u8], user: &str) -> Vec<Gid> {
+    let groups = group.split(|&byte| byte == b'\n').filter_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|&byte| byte == b':').collect();
+        let [_, _, number, members] = fields[..] else { return None };
+        let number = str::from_utf8(number).ok()?.parse().ok()?;
+        let is_member = members.split(|&byte| byte == b',').any(|name| name == user.as_bytes());
+        is_member.then(|| Gid::from_raw(number))
+    });
+    groups.collect()
+}
+
+/// What a program of the system says, `None` when it is not there or fails.
+fn ask(program: &str, arguments: &[&str]) -> Option<Vec<u8>> {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().stdin(Stdio::null()).stderr(Stdio::null());
+    let output = command.env("PATH", OsStr::new("/usr/bin:/bin")).output().ok()?;
+    output.status.success().then_some(output.stdout)
 }
 
 /// The ids of the person behind sudo; root who used sudo stays root.
@@ -144,6 +198,29 @@ mod tests {
         sudo_ids(Uid::from_raw(euid), |name| {
             Some(OsString::from(if name == "SUDO_UID" { uid } else { gid }))
         })
+    }
+
+    #[test]
+    fn an_entry_is_found_by_its_number() {
+        let passwd = b"root:x:0:0:root:/root:/bin/bash\nbad line\n\
+                       ann:x:1000:100:Ann,,,:/home/ann:/bin/sh\n";
+        let ann = Entry { name: "ann".to_owned(), home: "/home/ann".into() };
+        assert_eq!(entry(passwd, Uid::from_raw(1000)), Some(ann));
+        assert_eq!(entry(passwd, Uid::from_raw(100)), None);
+        assert_eq!(entry(b"", Uid::from_raw(0)), None);
+    }
+
+    #[test]
+    fn memberships_are_told_by_the_whole_name() {
+        let group = b"root:x:0:\naudio:x:29:bob,ann\nvideo:x:44:anna\nbad\nplugdev:x:46:ann\n";
+        assert_eq!(memberships(group, "ann"), [29, 46].map(Gid::from_raw));
+        assert_eq!(memberships(group, "nobody"), []);
+    }
+
+    #[test]
+    fn groups_hold_the_primary_one() {
+        let gid = Gid::from_raw(4242);
+        assert!(groups_of("no-such-user", gid).contains(&gid));
     }
 
     #[test]

@@ -150,10 +150,67 @@ fn cached_directory(root: impl AsFd, path: &[u8]) -> Option<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::tests::blank;
+    use crate::{
+        decode::{blank, decode, encode},
+        rules::{Bindings, SearchPath, compile, load},
+    };
 
     fn by(tgid: u32, mnt_ns: u32) -> Record {
         Record { tgid, mnt_ns, ..blank(kind::CHANGE) }
+    }
+
+    fn compiled() -> Compiled {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = "schema = 1\nserver = \"s\"\n[files]\nwrite = [\"/srv/ok/**\"]\n\
+                     deny = [\"/srv/bad/**\"]\n[response]\nmode = \"enforce\"\n";
+        fs::create_dir(folder.path().join("servers")).unwrap();
+        fs::write(folder.path().join("servers/s.toml"), rules).unwrap();
+        let bindings = Bindings { home: "/home/nobody".into(), ..Bindings::default() };
+        let search = SearchPath::new(Some(folder.path()));
+        compile(&load(&search, Some("s"), &bindings).unwrap()).unwrap()
+    }
+
+    /// A change that the kernel allowed by the string.
+    fn change(path: &str, second: &str, flags: u32) -> Vec<u8> {
+        let record = Record { flags, mode: mode::ENFORCE, tgid: u32::MAX, ..by(u32::MAX, 0) };
+        encode(record, [path.as_bytes(), second.as_bytes(), b"", b""])
+    }
+
+    #[test]
+    fn a_path_that_only_looks_allowed_is_denied_by_the_agent() {
+        let compiled = compiled();
+        for (path, second, position) in [
+            ("/srv/ok/../bad/x", "", PATH),
+            ("/srv//bad/./x", "", PATH),
+            ("/srv/ok/x", "/srv/ok/../bad/y", SECOND),
+        ] {
+            let bytes = change(path, second, flags::ARGUMENT);
+            let judged = rejudge(&decode(&bytes).unwrap(), &compiled).unwrap();
+            assert_eq!(judged.record.decision.verdict, verdict::DENY, "{path}");
+            assert_eq!(judged.record.enforced, enforced::AGENT, "{path}");
+            assert_eq!(judged.position, position, "{path}");
+            assert!(judged.path.starts_with(b"/srv/bad/"), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_allowed_path_stays_allowed_however_it_is_written() {
+        let bytes = change("/srv/bad/../ok//x", "/srv/ok/y", flags::ARGUMENT);
+        assert!(rejudge(&decode(&bytes).unwrap(), &compiled()).is_none());
+    }
+
+    #[test]
+    fn what_the_kernel_resolved_itself_is_not_judged_again() {
+        let bytes = change("/srv/ok/../bad/x", "", 0);
+        assert!(rejudge(&decode(&bytes).unwrap(), &compiled()).is_none());
+    }
+
+    #[test]
+    fn the_text_of_a_symbolic_link_is_no_path() {
+        let record = Record { flags: flags::ARGUMENT, mode: mode::ENFORCE, ..by(u32::MAX, 0) };
+        let record = Record { op: change::SYMLINK, ..record };
+        let bytes = encode(record, ["/srv/ok/link", "/srv/bad/x", "", ""].map(str::as_bytes));
+        assert!(rejudge(&decode(&bytes).unwrap(), &compiled()).is_none());
     }
 
     #[test]

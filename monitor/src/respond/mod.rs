@@ -105,7 +105,7 @@ mod tests {
     use monitor_common::{policy::Decision, record::kind};
 
     use super::*;
-    use crate::decode::tests::blank;
+    use crate::decode::blank;
 
     fn record(mode: u8, verdict: u8, enforced: u8) -> Record {
         let decision = Decision { verdict, ..Decision::default() };

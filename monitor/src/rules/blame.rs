@@ -1,7 +1,7 @@
 //! Which rule decided.
 
 use monitor_common::{
-    network::{canonical, protocol},
+    network::{canonical, canonical_local, protocol},
     policy::{Decision, access, class, reason, set, verdict},
 };
 
@@ -70,15 +70,16 @@ impl Compiled {
             reason::UNLISTED => return Some(self.unlisted(decision.access)),
             _ => return None,
         };
-        let matching = self.matching(subject);
+        let matching = self.matching(subject, decision.access);
         let best = matching.iter().filter(|(class, ..)| class & bits != 0);
         best.max_by_key(|(_, specific, _)| *specific)
             .map(|(.., rule)| rule.clone())
             .or_else(|| (decision.reason == reason::SET).then(|| self.set_itself(set)).flatten())
     }
 
-    /// Every entry that a subject falls in: its class bits, how specific it is, where it stands.
-    pub fn matching(&self, subject: Subject<'_>) -> Vec<(u32, usize, RuleRef)> {
+    /// Every entry that a subject of an access falls in: its class bits, how specific it is, where
+    /// it stands.
+    pub fn matching(&self, subject: Subject<'_>, access: u8) -> Vec<(u32, usize, RuleRef)> {
         match subject {
             Subject::Path(path) => {
                 let rules = self.rules.paths.iter().filter(|rule| rule.pattern.matches(path));
@@ -88,7 +89,9 @@ impl Compiled {
             }
             Subject::Address { address, port, protocol } => {
                 let rules = self.rules.addresses.iter();
-                let hit = |rule: &&AddressRule| covers(rule, address, port, protocol);
+                let local = access == access::LISTEN;
+                let to = if local { canonical_local(address) } else { canonical(address) };
+                let hit = |rule: &&AddressRule| covers(rule, to, port, protocol);
                 rules.rev().filter(hit).map(|r| (r.class, 0, RuleRef::of(&r.origin))).collect()
             }
         }
@@ -136,7 +139,7 @@ fn allowing(access: u8) -> u32 {
 
 fn covers(rule: &AddressRule, address: [u8; 16], port: u16, protocol: u8) -> bool {
     let own = &rule.destination;
-    let address = Prefix { bits: 128, address: u128::from_be_bytes(canonical(address)) };
+    let address = Prefix { bits: 128, address: u128::from_be_bytes(address) };
     let ports = own.ports.0..=own.ports.1;
     own.protocols & protocol & protocol::ANY != 0
         && ports.contains(&port)

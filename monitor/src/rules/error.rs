@@ -16,7 +16,7 @@ pub enum Severity {
 }
 
 /// One thing that is wrong, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,

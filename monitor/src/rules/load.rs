@@ -1,6 +1,10 @@
 //! A server's rules with everything they name put in: includes, variables, sets.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use monitor_common::policy::{Label, access, class, set, verdict};
 
@@ -28,6 +32,15 @@ pub enum Mode {
     Enforce,
 }
 
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        })
+    }
+}
+
 /// A pattern and what it means.
 #[derive(Clone, Debug)]
 pub(super) struct PathRule {
@@ -39,6 +52,8 @@ pub(super) struct PathRule {
     pub origin: Arc<Origin>,
     /// A symbolic link on the way to the pattern's own path, which must not be replaced.
     pub is_link: bool,
+    /// The pattern before links were followed, when it was another.
+    pub before: Option<String>,
 }
 
 /// A destination and what it means.
@@ -66,6 +81,8 @@ pub struct Loaded {
     pub bindings: BTreeMap<String, String>,
     /// What may not be as meant.
     pub warnings: Vec<Finding>,
+    /// Variables without a value because no command is known: what they allow is left out.
+    pub open: BTreeSet<String>,
     pub(super) record: u64,
     pub(super) unlisted: [u8; access::COUNT],
     pub(super) unlisted_origins: [Option<Arc<Origin>>; access::COUNT],
@@ -84,9 +101,9 @@ pub struct ResolvedPattern {
     pub file: String,
     /// Line, from 1.
     pub line: u32,
-    /// The entry as written.
+    /// The entry with its variables' values.
     pub written: String,
-    /// What it stands for.
+    /// What the kernel will say instead.
     pub resolved: String,
 }
 
@@ -107,6 +124,8 @@ pub fn load(
         search,
         findings: Vec::new(),
         variables: Variables::new(bindings),
+        started: !bindings.arguments.is_empty(),
+        open: BTreeSet::new(),
         documents: Vec::new(),
         stack: Vec::new(),
         paths: Vec::new(),
@@ -130,6 +149,9 @@ struct Loader<'a> {
     search: &'a SearchPath,
     findings: Vec<Finding>,
     variables: Variables<'a>,
+    /// A command is to be started: its arguments and environment are known.
+    started: bool,
+    open: BTreeSet<String>,
     /// The server first, then its includes.
     documents: Vec<Document>,
     /// Includes that are being read, to find cycles.
@@ -147,7 +169,11 @@ impl Loader<'_> {
         help: Option<String>,
     ) {
         let (source, span) = (origin.source.clone(), origin.span.clone());
-        self.findings.push(Finding { severity, message, help, source, span });
+        let finding = Finding { severity, message, help, source, span };
+        // Each alternative of an entry's braces would say it once more.
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
     }
 
     fn document(&mut self, source: &Arc<Source>) -> Result<(), RuleError> {
@@ -220,12 +246,11 @@ impl Loader<'_> {
                 self.address(&origin, class, Purpose::Refuse);
             }
         }
-        for rule in &self.paths {
+        for rule in self.paths.iter().filter(|rule| !rule.is_link) {
+            let tree = rule.pattern.rest == [pattern::Component::Recursive];
             if let Some(set) = set_of(rule.class)
-                && !rule.pattern.is_floating()
-                && !rule.is_link
+                && (tree || rule.pattern.rest.is_empty())
             {
-                let tree = rule.pattern.rest == [pattern::Component::Recursive];
                 self.variables.guard.add(set, &rule.pattern.prefix, tree);
             }
         }
@@ -236,18 +261,8 @@ impl Loader<'_> {
         for document in std::mem::take(&mut self.documents) {
             for (list, entry) in &document.lists {
                 let origin = origin(&document.source, entry, list.name());
-                let sockets = match list.holds {
-                    Holds::Paths | Holds::Sockets => true,
-                    Holds::Addresses => false,
-                    Holds::AddressesAndSockets => entry.text.starts_with(['/', '@', '$', '*']),
-                };
-                if !sockets {
-                    let purpose = match list.class {
-                        class::DENY => Purpose::Refuse,
-                        class::LISTEN => Purpose::Listen,
-                        _ => Purpose::Connect,
-                    };
-                    self.address(&origin, list.class, purpose);
+                if !list.is_pattern(&entry.text) {
+                    self.address(&origin, list.class, list.purpose());
                 } else if list.holds == Holds::Paths && entry.text.starts_with('@') {
                     let help = "a file whose name begins with @ is written with its directory";
                     let message = "abstract socket names stand in network.unix or network.listen";
@@ -278,6 +293,10 @@ impl Loader<'_> {
         for alternative in alternatives {
             let values = match self.variables.expand(&alternative, scope) {
                 Ok(values) => values,
+                Err(VariableError::Missing(name)) if !self.started => {
+                    self.open.insert(name);
+                    continue;
+                }
                 Err(error) => {
                     // An allow that says nothing allows nothing; a refusal must say something.
                     let harmless = matches!(error, VariableError::Missing(_)) && !links;
@@ -301,18 +320,21 @@ impl Loader<'_> {
     fn pattern(&mut self, mut pattern: Pattern, class: u32, origin: &Arc<Origin>, links: bool) {
         let name = pattern.prefix.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
         let is_path = pattern.rest.is_empty();
-        for link in pattern.resolve() {
+        let written = pattern.display();
+        let links_met = pattern.resolve();
+        let before = (!links_met.is_empty()).then_some(written);
+        for link in links_met {
             // Whoever is kept from what a link leads to must not point it elsewhere either. An
             // allow covers the link that it names, and none on the way.
             let is_named = is_path && link.rsplit(|b| *b == b'/').next() == Some(&name);
             if links || is_named {
-                let pattern = Pattern { prefix: link, rest: Vec::new() };
+                let pattern = Pattern { prefix: link, rest: Vec::new(), glued: false };
                 let origin = origin.clone();
-                self.paths.push(PathRule { pattern, class, origin, is_link: true });
+                self.paths.push(PathRule { pattern, class, origin, is_link: true, before: None });
             }
         }
         let origin = origin.clone();
-        self.paths.push(PathRule { pattern, class, origin, is_link: false });
+        self.paths.push(PathRule { pattern, class, origin, is_link: false, before });
     }
 
     fn address(&mut self, origin: &Arc<Origin>, class: u32, purpose: Purpose) {
@@ -341,6 +363,7 @@ impl Loader<'_> {
             sources: sources.chain(sets.iter().map(|set| set.source.clone())).collect(),
             bindings: self.variables.used,
             warnings: self.findings,
+            open: self.open,
             record: RECORD_ALL,
             unlisted: [verdict::ALERT; access::COUNT],
             unlisted_origins: [const { None }; access::COUNT],
@@ -358,6 +381,7 @@ impl Loader<'_> {
         if let Some(document) = self.documents.first() {
             loaded.respond(document);
         }
+        loaded.warn_of_sets();
         Ok(loaded)
     }
 }
@@ -381,17 +405,57 @@ impl Loaded {
         }
     }
 
-    /// Patterns that stand for another path than the one written.
+    /// Warns of allows that name a member of a set: the set decides, however plainly it is named.
+    fn warn_of_sets(&mut self) {
+        let is_set = |rule: &&PathRule| rule.class & class::SETS != 0;
+        let mut warnings = Vec::new();
+        for rule in self.paths.iter().filter(|rule| !is_set(rule) && !rule.is_link) {
+            let asked = match rule.class {
+                class::READ => access::READ,
+                class::WRITE => access::WRITE,
+                class::EXEC => access::EXEC,
+                class::UNIX => access::UNIX,
+                _ => continue,
+            };
+            let tree = rule.pattern.rest == [pattern::Component::Recursive];
+            if !tree && !rule.pattern.rest.is_empty() {
+                continue;
+            }
+            let member = |other: &&PathRule| other.pattern.matches(&rule.pattern.prefix);
+            let decides = |other: &&PathRule| {
+                set_of(other.class).filter(|set| {
+                    self.set_access[*set] & asked != 0 && self.set_verdict[*set] > verdict::ALLOW
+                })
+            };
+            let sets = self.paths.iter().filter(is_set).filter(member);
+            let Some(set) = sets.filter_map(|other| decides(&other)).next() else { continue };
+            let set = set::NAMES[set];
+            warnings.push(Finding {
+                severity: Severity::Warning,
+                message: format!(
+                    "this belongs to the {set} set, which outranks {}",
+                    rule.origin.list
+                ),
+                help: Some("name it in files.allow_secret if the server may touch it".to_owned()),
+                source: rule.origin.source.clone(),
+                span: rule.origin.span.clone(),
+            });
+        }
+        for warning in warnings {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    /// Patterns that lead through symbolic links of this machine.
     pub fn resolved(&self) -> Vec<ResolvedPattern> {
-        let moved = self.paths.iter().filter(|rule| !rule.is_link).filter_map(|rule| {
-            let resolved = rule.pattern.display();
-            (resolved != rule.origin.written && !rule.pattern.is_floating()).then(|| {
-                ResolvedPattern {
-                    file: rule.origin.source.path.clone(),
-                    line: rule.origin.source.line(rule.origin.span.start),
-                    written: rule.origin.written.clone(),
-                    resolved,
-                }
+        let moved = self.paths.iter().filter_map(|rule| {
+            Some(ResolvedPattern {
+                file: rule.origin.source.path.clone(),
+                line: rule.origin.source.line(rule.origin.span.start),
+                written: rule.before.clone()?,
+                resolved: rule.pattern.display(),
             })
         });
         moved.collect()
@@ -426,4 +490,23 @@ fn loaders() -> Vec<Pattern> {
         }
     }
     loaders
+}
+
+/// What is wrong with the form of any text of the search path, used or not.
+///
+/// # Errors
+/// When a file or directory cannot be read.
+pub fn audit(search: &SearchPath) -> Result<Vec<Finding>, RuleError> {
+    let mut all = Vec::new();
+    for kind in [SourceKind::Server, SourceKind::Include, SourceKind::Set] {
+        for name in search.names(kind)? {
+            let Some(source) = search.find(kind, &name)? else { continue };
+            let result = match kind {
+                SourceKind::Set => parse::set(&source).map(drop),
+                _ => parse::document(&source).map(drop),
+            };
+            all.extend(result.err().unwrap_or_default());
+        }
+    }
+    Ok(all)
 }

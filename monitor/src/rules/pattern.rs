@@ -21,6 +21,8 @@ pub enum Piece {
     Any,
     /// `*`: bytes that are not `/`.
     Star,
+    /// `**`: any number of components, when it is one by itself.
+    DoubleStar,
     /// `[...]`: one byte of the ranges (or none of them), never `/`.
     Class {
         negated: bool,
@@ -39,10 +41,14 @@ pub enum Piece {
 pub enum PatternError {
     #[error("the pattern is empty")]
     Empty,
+    #[error("the name of an abstract socket is empty")]
+    EmptyName,
     #[error("the pattern starts with neither `/` nor `**/`")]
     Relative,
     #[error("`{0}` within the path")]
     Dots(&'static str),
+    #[error("`/proc/{0}` is a link to the process that looks, and in no resolved path")]
+    ProcLink(&'static str),
     #[error("the pattern ends in `/`")]
     Slash,
     #[error("two slashes follow each other")]
@@ -85,6 +91,11 @@ impl PatternError {
             Self::Dots(_) => "write the path that is meant: `.` and `..` are in no \
                               resolved path"
                 .to_owned(),
+            Self::ProcLink("mounts" | "net") => {
+                let end = text.trim_start_matches("/proc/");
+                format!("write /proc/*/{end}")
+            }
+            Self::ProcLink(link) => format!("write {}", text.replacen(link, "*", 1)),
             Self::PartialRecursion => {
                 "`**` stands alone between slashes; within a component write `*`".to_owned()
             }
@@ -107,7 +118,13 @@ pub fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
         match c {
             '\0' => return Err(PatternError::Nul),
             '?' => pieces.push(Piece::Any),
-            '*' => pieces.push(Piece::Star),
+            '*' => match rest.strip_prefix('*') {
+                Some(after) => {
+                    pieces.push(Piece::DoubleStar);
+                    rest = after;
+                }
+                None => pieces.push(Piece::Star),
+            },
             '[' => {
                 let (class, after) = class(rest)?;
                 pieces.push(class);
@@ -224,17 +241,6 @@ pub enum Component {
     Name(Vec<Piece>),
 }
 
-/// A [`Pattern`] as a regular expression, its open ends apart so that patterns can share them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Regex {
-    /// Any directories may stand before.
-    pub floating: bool,
-    /// All beneath belongs to it.
-    pub tree: bool,
-    /// What stands between, anchored at both ends.
-    pub core: String,
-}
-
 /// A pattern without braces and variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
@@ -243,6 +249,8 @@ pub struct Pattern {
     pub prefix: Vec<u8>,
     /// What follows.
     pub rest: Vec<Component>,
+    /// `rest` follows without a slash, as in `@name-*`.
+    pub glued: bool,
 }
 
 impl Pattern {
@@ -252,10 +260,19 @@ impl Pattern {
         let first = components.remove(0);
         let mut prefix = Vec::new();
         let mut rest = Vec::new();
-        if first.first() == Some(&Piece::Byte(b'@')) {
+        let mut glued = false;
+        if let [Piece::Byte(b'@'), name @ ..] = first {
             match literal(first) {
-                Some(bytes) => prefix = bytes,
-                None => return Err(PatternError::Relative),
+                Some(bytes) if bytes.len() + components.len() > 1 => prefix = bytes,
+                Some(_) => return Err(PatternError::EmptyName),
+                None if name.contains(&Piece::DoubleStar) => {
+                    return Err(PatternError::PartialRecursion);
+                }
+                None => {
+                    glued = true;
+                    prefix.push(b'@');
+                    rest.push(Component::Name(name.to_vec()));
+                }
             }
         } else if is_recursive(first) {
             rest.push(Component::Recursive);
@@ -264,7 +281,7 @@ impl Pattern {
         } else if !first.is_empty() {
             return Err(PatternError::Relative);
         } else if components == [&[] as &[Piece]] {
-            return Ok(Self { prefix, rest });
+            return Ok(Self { prefix, rest, glued });
         }
         let count = components.len();
         for (i, component) in components.into_iter().enumerate() {
@@ -282,7 +299,13 @@ impl Pattern {
                 _ => rest.push(Component::Name(component.to_vec())),
             }
         }
-        Ok(Self { prefix, rest })
+        const PROC_LINKS: [&str; 4] = ["self", "thread-self", "mounts", "net"];
+        let in_proc = prefix.strip_prefix(b"/proc/").unwrap_or_default();
+        let first = in_proc.split(|b| *b == b'/').next().unwrap_or_default();
+        if let Some(link) = PROC_LINKS.into_iter().find(|link| link.as_bytes() == first) {
+            return Err(PatternError::ProcLink(link));
+        }
+        Ok(Self { prefix, rest, glued })
     }
 
     /// An abstract socket's name.
@@ -290,8 +313,8 @@ impl Pattern {
         self.prefix.first() == Some(&b'@')
     }
 
-    /// Begins with `**/`: such a pattern has no place in the file system to which labels could
-    /// be bound, and lives in a table of its own because it multiplies with all others.
+    /// Begins with `**/`: such a pattern has no place in the file system to which labels could be
+    /// bound.
     pub fn is_floating(&self) -> bool {
         self.prefix.is_empty()
             && self.rest.first() == Some(&Component::Recursive)
@@ -308,34 +331,6 @@ impl Pattern {
         links
     }
 
-    /// The same set of paths as a regular expression over bytes.
-    pub fn regex(&self) -> Regex {
-        let mut rest = self.rest.as_slice();
-        let floating = self.is_floating();
-        if floating {
-            rest = &rest[1..];
-        }
-        let tree = rest.last() == Some(&Component::Recursive);
-        if tree {
-            rest = &rest[..rest.len() - 1];
-        }
-        let mut core = String::new();
-        self.prefix.iter().for_each(|byte| push_escaped(&mut core, *byte));
-        for component in rest {
-            match component {
-                Component::Recursive => core.push_str("(?:/.*)?"),
-                Component::Name(pieces) => {
-                    core.push('/');
-                    pieces.iter().for_each(|piece| push_piece(&mut core, piece));
-                }
-            }
-        }
-        if self.prefix.is_empty() && self.rest.is_empty() {
-            core.push('/');
-        }
-        Regex { floating, tree, core }
-    }
-
     /// Whether a path matches, by a walk of its own: the slow twin of the automaton, for
     /// explanations.
     pub fn matches(&self, path: &[u8]) -> bool {
@@ -346,7 +341,9 @@ impl Pattern {
         if left.is_empty() {
             return self.rest.iter().all(|component| *component == Component::Recursive);
         }
-        let Some(left) = left.strip_prefix(b"/") else { return false };
+        let Some(left) = (if self.glued { Some(left) } else { left.strip_prefix(b"/") }) else {
+            return false;
+        };
         let names: Vec<&[u8]> = left.split(|b| *b == b'/').collect();
         // reach[i]: the components so far can eat exactly the first i names.
         let mut reach = vec![false; names.len() + 1];
@@ -375,7 +372,7 @@ impl Pattern {
             text.push('/');
         }
         for (i, component) in self.rest.iter().enumerate() {
-            if !(i == 0 && self.is_floating()) {
+            if !(i == 0 && (self.glued || self.is_floating())) {
                 text.push('/');
             }
             match component {
@@ -395,16 +392,14 @@ fn check_component(component: &[Piece], last: bool) -> Result<(), PatternError> 
         [] => Err(PatternError::DoubleSlash),
         [Piece::Byte(b'.')] => Err(PatternError::Dots(".")),
         [Piece::Byte(b'.'), Piece::Byte(b'.')] => Err(PatternError::Dots("..")),
-        _ if is_recursive(component) => Ok(()),
-        _ => match component.windows(2).any(|pair| *pair == [Piece::Star, Piece::Star]) {
-            true => Err(PatternError::PartialRecursion),
-            false => Ok(()),
-        },
+        [Piece::DoubleStar] => Ok(()),
+        _ if component.contains(&Piece::DoubleStar) => Err(PatternError::PartialRecursion),
+        _ => Ok(()),
     }
 }
 
 fn is_recursive(component: &[Piece]) -> bool {
-    *component == [Piece::Star, Piece::Star]
+    *component == [Piece::DoubleStar]
 }
 
 fn literal(component: &[Piece]) -> Option<Vec<u8>> {
@@ -449,31 +444,6 @@ pub fn name_matches(pieces: &[Piece], name: &[u8]) -> bool {
         }
     }
     pieces[p..].iter().all(|piece| *piece == Piece::Star)
-}
-
-fn push_piece(regex: &mut String, piece: &Piece) {
-    match piece {
-        Piece::Byte(byte) => push_escaped(regex, *byte),
-        Piece::Star => regex.push_str("[^/]*"),
-        Piece::Class { negated, ranges } => {
-            regex.push_str(if *negated { "[^/" } else { "[" });
-            for (low, high) in ranges {
-                push_escaped(regex, *low);
-                regex.push('-');
-                push_escaped(regex, *high);
-            }
-            regex.push(']');
-        }
-        _ => regex.push_str("[^/]"),
-    }
-}
-
-fn push_escaped(regex: &mut String, byte: u8) {
-    if byte.is_ascii_alphanumeric() || byte == b'/' {
-        regex.push(char::from(byte));
-    } else {
-        let _ = write!(regex, "\\x{byte:02x}");
-    }
 }
 
 fn push_glob(text: &mut String, piece: &Piece) {

@@ -31,6 +31,7 @@ impl Fixture {
             user: "u".to_owned(),
             cwd: PathBuf::from("/nowork"),
             tmpdir: PathBuf::from("/notmp"),
+            arguments: vec!["server".into()],
             ..Bindings::default()
         };
         Self { folder, bindings }
@@ -152,6 +153,16 @@ fn findings_name_the_place_and_what_to_write() {
             "[files]\nread = [\"/a/\"]",
             "4:9: the pattern ends in `/` [write /a for the directory itself, /a/** with all \
              beneath it]",
+        ),
+        (
+            "[files]\nread = [\"/proc/self/maps\"]",
+            "4:9: `/proc/self` is a link to the process that looks, and in no resolved path \
+             [write /proc/*/maps]",
+        ),
+        (
+            "[files]\nread = [\"/proc/net/tcp\"]",
+            "4:9: `/proc/net` is a link to the process that looks, and in no resolved path \
+             [write /proc/*/net/tcp]",
         ),
         ("[files]\nread = [\"/a//b\"]", "4:9: two slashes follow each other"),
         (
@@ -387,6 +398,30 @@ fn sets_outrank_broad_allows_and_deny_outranks_all() {
 }
 
 #[test]
+fn allows_that_a_set_outranks_are_warned_of() {
+    let secrets =
+        "schema = 1\nset = \"secrets\"\naccess = [\"read\"]\npaths = [\"${HOME}/.ssh/**\"]";
+    let warnings = |rules: &str| -> Vec<String> {
+        let fixture = Fixture::new().file("sets/secrets.toml", secrets).server(rules);
+        fixture.load().unwrap().warnings.iter().map(short).collect()
+    };
+    assert_eq!(
+        warnings("[files]\nread = [\"${HOME}/.ssh/known_hosts\"]"),
+        ["4:9: this belongs to the secrets set, which outranks files.read [name it in \
+          files.allow_secret if the server may touch it]"]
+    );
+    let quiet = [
+        "[files]\nallow_secret = [\"${HOME}/.ssh/known_hosts\"]",
+        "[files]\nwrite = [\"${HOME}/.ssh/known_hosts\"]",
+        "[files]\nread = [\"${HOME}/projects/**\", \"${HOME}/**\"]",
+        "[files]\nread = [\"${HOME}/.ssh/x\"]\n[response]\nsets = { secrets = \"allow\" }",
+    ];
+    for rules in quiet {
+        assert!(warnings(rules).is_empty(), "{rules}");
+    }
+}
+
+#[test]
 fn a_set_reached_by_label_alone_is_blamed_as_a_whole() {
     let compiled = Fixture::new().server("").compile();
     let classes = class::of_set(set::SECRETS);
@@ -508,6 +543,81 @@ fn equal_rules_give_equal_tables() {
     assert_eq!(one.tables[0].rows.len(), two.tables[0].rows.len());
 }
 
+/// A mix as in real rule files, `count` of them besides some floating ones.
+fn mixed(count: usize) -> Vec<String> {
+    let mut globs: Vec<String> = [
+        "/usr/lib/**",
+        "/home/u/projects/**",
+        "/home/*/.ssh/**",
+        "**/.env",
+        "**/.env.*",
+        "**/id_rsa*",
+        "**/*.pem",
+        "**/.git/hooks/**",
+        "/etc/shadow",
+        "/proc/*/environ",
+    ]
+    .map(str::to_owned)
+    .into();
+    globs.extend((0..count).map(|i| match i % 5 {
+        0 => format!("/srv/data{i}/**"),
+        1 => format!("/opt/app{i}/*/conf/*.toml"),
+        2 => format!("/home/u/work/repo{i}/src/**/*.rs"),
+        3 => format!("/var/lib/svc{i}/[a-f]*/x?.db"),
+        _ => format!("**/name{i}/*.key"),
+    }));
+    globs
+}
+
+#[test]
+fn four_hundred_mixed_patterns_fit() {
+    let list: Vec<String> = mixed(400).iter().map(|glob| format!("{glob:?}")).collect();
+    let loaded = Fixture::new()
+        .server(&format!("[files]\nread = [{}]\ndeny = [\"**/x\"]", list.join(", ")))
+        .load()
+        .unwrap();
+    let start = std::time::Instant::now();
+    let compiled = compile(&loaded).unwrap();
+    let sizes: Vec<usize> = compiled.tables.iter().map(|t| t.rows.len()).collect();
+    println!("400 mixed patterns: {sizes:?} in {:?}", start.elapsed());
+    assert!(sizes.iter().sum::<usize>() < 20_000);
+    assert_eq!(compiled.classify_path(b"/home/u/work/repo2/src/a/b.rs"), class::READ);
+    assert_eq!(compiled.classify_path(b"/a/name4/b.key"), class::READ);
+}
+
+#[test]
+fn abstract_names_are_no_paths() {
+    let text = "[network]\nunix = [\"@/tmp/x-*\", \"@name-*\", \"@*/y\", \"/tmp/**\", \"**/z\"]";
+    let compiled = Fixture::new().server(text).compile();
+    for (name, allowed) in [
+        ("@/tmp/x-1", true),
+        ("@/tmp/y", false),
+        ("@name-1", true),
+        ("@name", false),
+        ("/name-1", false),
+        ("@q/y", true),
+        ("@q/z", false),
+        ("/q/z", true),
+    ] {
+        let expected = if allowed { class::UNIX } else { 0 };
+        assert_eq!(compiled.classify_path(name.as_bytes()), expected, "{name}");
+        let matching = compiled.matching(Subject::Path(name.as_bytes()), access::UNIX);
+        assert_eq!(!matching.is_empty(), allowed, "{name}");
+    }
+    assert_eq!(
+        one_finding("[network]\nunix = [\"@\"]"),
+        "4:9: the name of an abstract socket is empty"
+    );
+}
+
+#[test]
+fn stars_that_braces_bring_together_stay_within_a_component() {
+    let compiled = Fixture::new().server("[files]\nread = [\"/*{a,}*\"]").compile();
+    assert_eq!(compiled.classify_path(b"/bab"), class::READ);
+    assert_eq!(compiled.classify_path(b"/b"), class::READ);
+    assert_eq!(compiled.classify_path(b"/a/a"), 0);
+}
+
 #[test]
 fn everything_and_nothing() {
     let all = Fixture::new().server("[files]\nread = [\"**\"]\nwrite = [\"/\"]").compile();
@@ -516,6 +626,36 @@ fn everything_and_nothing() {
     let none = Fixture::new().server("").compile();
     assert_eq!(none.classify_path(b"/a"), 0);
     assert_eq!(none.classify_address(v4(1, 1, 1, 1), 443, protocol::TCP), 0);
+}
+
+/// As on an ordinary machine: one home, a few directories given on the command line.
+fn ordinary() -> Bindings {
+    let arguments = ["npx", "-y", "@scope/server", "/srv/a", "/srv/b"];
+    Bindings {
+        arguments: arguments.iter().map(std::ffi::OsString::from).collect(),
+        other_homes: vec![PathBuf::from("/nohome/other"), PathBuf::from("/nohome/root")],
+        tmpdir: PathBuf::from("/tmp"),
+        ..Fixture::new().bindings
+    }
+}
+
+#[test]
+fn what_is_built_in_loads_and_compiles() {
+    let search = SearchPath::built_in();
+    for name in search.names(SourceKind::Server).unwrap() {
+        let loaded = load(&search, Some(&name), &ordinary()).unwrap_or_else(|e| panic!("{e}"));
+        assert!(loaded.warnings.is_empty(), "{name}: {:?}", loaded.warnings);
+        let start = std::time::Instant::now();
+        let compiled = compile(&loaded).unwrap();
+        let sizes: Vec<usize> = compiled.tables.iter().map(|t| t.rows.len()).collect();
+        println!("{name}: {sizes:?} in {:?}", start.elapsed());
+        assert!(sizes.iter().all(|rows| *rows < 8_000), "{name}: {sizes:?}");
+    }
+    for name in search.names(SourceKind::Include).unwrap() {
+        let fixture = Fixture::new().server(&format!("include = [\"{name}\"]"));
+        let fixture = Fixture { bindings: ordinary(), ..fixture };
+        fixture.load().unwrap_or_else(|e| panic!("{e}"));
+    }
 }
 
 const LETTERS: &[&str] =

@@ -1,7 +1,8 @@
 //! Values of variables, put into patterns as literals.
 //!
-//! A variable at the start of a pattern is a path: made absolute and canonical, refused when it
-//! is the root or lies over a built-in set. Anywhere else it is a name within one component.
+//! A variable at the start of a pattern is a path: made absolute and canonical, and, when wildcards
+//! follow, refused when it is the root or lies over a built-in set. Anywhere else it is a name
+//! within one component.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,17 @@ pub enum Scope {
     /// In a set, which only protects: `${HOME}` is every home of the user, and `${OTHER_HOMES}`
     /// are those of other people.
     Set,
+}
+
+/// Where a variable stands in its pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It is all of it.
+    Whole,
+    /// At its start; `open` when wildcards follow, so that the value decides how much is covered.
+    Start { open: bool },
+    /// Behind other text.
+    Within,
 }
 
 /// Why a variable has no value.
@@ -118,7 +130,12 @@ impl<'a> Variables<'a> {
                 all.iter_mut().for_each(|one| one.push(piece.clone()));
                 continue;
             };
-            let values = self.values(name, i == 0, scope)?;
+            let place = match (i, &pieces[i + 1..]) {
+                (0, []) => Place::Whole,
+                (0, rest) => Place::Start { open: rest.iter().any(is_wildcard) },
+                _ => Place::Within,
+            };
+            let values = self.values(name, place, scope)?;
             let with = |value: &Vec<u8>| {
                 let value: Vec<Piece> = value.iter().copied().map(Piece::Byte).collect();
                 all.iter().map(|one| [one.as_slice(), &value].concat()).collect::<Vec<_>>()
@@ -131,7 +148,7 @@ impl<'a> Variables<'a> {
     fn values(
         &mut self,
         name: &str,
-        at_start: bool,
+        place: Place,
         scope: Scope,
     ) -> Result<Vec<Vec<u8>>, VariableError> {
         let raw = self.raw(name, scope)?;
@@ -141,7 +158,10 @@ impl<'a> Variables<'a> {
         }
         let mut values = Vec::new();
         for value in raw {
-            let value = if at_start { self.path(name, value, scope)? } else { plain(name, value)? };
+            let value = match place {
+                Place::Within => plain(name, value)?,
+                _ => self.path(name, value, place, scope)?,
+            };
             values.push(value);
         }
         let key = if optional { format!("sets:{name}") } else { name.to_owned() };
@@ -183,11 +203,22 @@ impl<'a> Variables<'a> {
         })
     }
 
-    fn path(&self, name: &str, value: &OsStr, scope: Scope) -> Result<Vec<u8>, VariableError> {
+    fn path(
+        &self,
+        name: &str,
+        value: &OsStr,
+        place: Place,
+        scope: Scope,
+    ) -> Result<Vec<u8>, VariableError> {
         if value.is_empty() {
             return Err(VariableError::Empty(name.to_owned()));
         }
         let path = resolve(self.bindings.cwd.join(value).as_os_str().as_bytes()).path;
+        let Place::Start { open: true } = place else {
+            // One path and no more: the sets and `deny` have their say about it as about any.
+            let is_root = path.is_empty() && place == Place::Whole;
+            return Ok(if is_root { b"/".to_vec() } else { path });
+        };
         if path.is_empty() {
             return Err(VariableError::Root(name.to_owned()));
         }
@@ -202,6 +233,10 @@ impl<'a> Variables<'a> {
         }
         Ok(path)
     }
+}
+
+fn is_wildcard(piece: &Piece) -> bool {
+    matches!(piece, Piece::Any | Piece::Star | Piece::DoubleStar | Piece::Class { .. })
 }
 
 fn plain(name: &str, value: &OsStr) -> Result<Vec<u8>, VariableError> {

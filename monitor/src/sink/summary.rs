@@ -91,6 +91,8 @@ impl Summary {
         const WRITES: u32 = did::WRITE | did::CREATE | did::TRUNCATE | did::APPEND | did::TEMPORARY;
         match &event.body {
             Body::Exit { .. } => self.processes += 1,
+            // Devices and pipes are no files that could be read or written in this sense.
+            Body::Open { file, .. } if !regular(file.mode) => {}
             Body::Open { access, file } => {
                 if access & WRITES != 0 {
                     self.written.add(file.path.as_bytes());
@@ -152,6 +154,11 @@ impl Summary {
         }
         Ok(())
     }
+}
+
+/// Whether a mode is of a file or directory; 0 is not known.
+fn regular(mode: u32) -> bool {
+    mode == 0 || matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR)
 }
 
 impl Names {
@@ -281,6 +288,17 @@ mod tests {
              \x20 written         1  /tmp\n\
              \x20 alarmed    nothing\n"
         );
+    }
+
+    #[test]
+    fn devices_are_no_files() {
+        let mut summary = Summary::default();
+        let mut event = open("/dev/null", did::WRITE, enforced::NONE);
+        if let Body::Open { file, .. } = &mut event.body {
+            file.mode = libc::S_IFCHR | 0o666;
+        }
+        summary.event(&event);
+        assert!(!said(&summary).contains("written"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use monitor_common::policy::verdict;
 use crate::event::{Alert, Ancestor, Body, Event, Violation, printable};
 
 /// Characters of one process in a chain.
-const COMMAND_MAX: usize = 120;
+const COMMAND_MAX: usize = 80;
 
 /// Writes alerts for people.
 pub struct Terminal<W> {

@@ -26,5 +26,6 @@ behaviours! {
     names,
     opens,
     processes,
+    running,
     unix_sockets,
 }

@@ -2,8 +2,8 @@
 //! read by [`super::load`], so the same [`Loaded`] always gives the same bytes.
 
 mod automaton;
-mod minimise;
 mod network;
+mod nodes;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -20,12 +20,13 @@ use super::{
     source::Origin,
 };
 
-/// Anchored patterns of the sets: the same for every server of a user.
+/// Patterns of the sets that begin with a path. This table and [`SETS_FLOATING`] are the same for
+/// every server of a user, and so in the kernel once.
 const SETS: usize = 0;
-/// Anchored patterns of the rules.
+/// Patterns of the rules.
 const RULES: usize = 1;
-/// Floating patterns, which multiply with all others and so are kept apart.
-const FLOATING: usize = 2;
+/// Patterns of the sets that begin with `**/`, apart because they multiply with those that do not.
+const SETS_FLOATING: usize = 2;
 
 /// One table of [`monitor_common::automaton`].
 #[derive(Clone)]
@@ -120,12 +121,10 @@ fn table_of(loaded: &Loaded, table: usize) -> Result<Automaton, RuleError> {
 }
 
 fn table_index(rule: &PathRule) -> usize {
-    if rule.pattern.is_floating() {
-        FLOATING
-    } else if rule.class & class::SETS != 0 {
-        SETS
-    } else {
-        RULES
+    match (rule.class & class::SETS != 0, rule.pattern.is_floating()) {
+        (true, true) => SETS_FLOATING,
+        (true, false) => SETS,
+        _ => RULES,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use monitor_common::policy::class;
 
+use crate::rules::address::Purpose;
+
 /// A list of patterns or addresses within a section.
 #[derive(Debug, PartialEq, Eq)]
 pub struct List {
@@ -32,6 +34,24 @@ impl List {
     /// The list as people name it.
     pub fn name(&self) -> String {
         format!("{}.{}", self.table, self.key)
+    }
+
+    /// Whether an entry is a pattern and not an address.
+    pub fn is_pattern(&self, entry: &str) -> bool {
+        match self.holds {
+            Holds::Paths | Holds::Sockets => true,
+            Holds::Addresses => false,
+            Holds::AddressesAndSockets => entry.starts_with(['/', '@', '$', '*']),
+        }
+    }
+
+    /// What its addresses are for.
+    pub fn purpose(&self) -> Purpose {
+        match self.class {
+            class::DENY => Purpose::Refuse,
+            class::LISTEN => Purpose::Listen,
+            _ => Purpose::Connect,
+        }
     }
 
     /// Whether an entry that cannot be used makes the policy weaker instead of tighter.

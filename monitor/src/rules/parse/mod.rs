@@ -16,7 +16,10 @@ pub(super) use keys::{Holds, LISTS, List};
 use reader::Reader;
 pub(super) use sections::RECORD_ALL;
 
-use super::{Finding, Mode, Source, SourceKind};
+use super::{
+    Finding, Mode, Severity, Source, SourceKind, address,
+    pattern::{alternatives, pieces},
+};
 
 /// Version of the rule language.
 pub const SCHEMA: u32 = 1;
@@ -64,7 +67,27 @@ pub(super) struct SetDocument {
 pub fn parse_server(text: &str, name: &str) -> Result<Document, Vec<Finding>> {
     let kind = SourceKind::Server;
     let path = format!("{}/{name}.toml", kind.folder());
-    document(&Arc::new(Source { kind, name: name.to_owned(), path, text: text.to_owned() }))
+    let source = Arc::new(Source { kind, name: name.to_owned(), path, text: text.to_owned() });
+    let document = document(&source)?;
+    let findings: Vec<Finding> = document
+        .lists
+        .iter()
+        .filter_map(|(list, entry)| entry_finding(&source, list, entry))
+        .collect();
+    if findings.is_empty() { Ok(document) } else { Err(findings) }
+}
+
+/// What is wrong with an entry as it is written, before variables have values.
+fn entry_finding(source: &Arc<Source>, list: &List, entry: &Entry) -> Option<Finding> {
+    let (message, help) = if list.is_pattern(&entry.text) {
+        let error = pieces(&entry.text).and_then(|pieces| alternatives(&pieces)).err()?;
+        (error.to_string(), error.help(&entry.text))
+    } else {
+        let error = address::parse(&entry.text, list.purpose()).err()?;
+        (error.to_string(), error.help())
+    };
+    let (source, span) = (source.clone(), entry.span.clone());
+    Some(Finding { severity: Severity::Error, message, help, source, span })
 }
 
 /// Parses a server or an include.

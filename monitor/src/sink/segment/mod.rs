@@ -14,6 +14,7 @@
 //! `previous`. A file may hold several segments one after the other.
 
 mod line;
+mod output;
 mod store;
 mod tail;
 mod verify;

@@ -4,8 +4,7 @@
 //! their place in the chain as soon as writing works again.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -14,6 +13,7 @@ use std::{
 use super::{
     ChainHash, Destination, Header, Limits, Place, SegmentError,
     line::{self, Chain},
+    output::Output,
     store,
     tail::{self, Tail},
 };
@@ -383,72 +383,5 @@ fn own(seq: u64, body: Body) -> Event {
         observed: None,
         violation: None,
         body,
-    }
-}
-
-/// A file that always ends with a whole line.
-struct Output {
-    file: File,
-    regular: bool,
-    /// Bytes up to the end of the last whole line.
-    good: u64,
-    /// There may be more behind.
-    torn: bool,
-}
-
-impl Output {
-    fn open(path: &Path, append: bool) -> Result<Self, SegmentError> {
-        let file = store::open(path, append)?;
-        let metadata = file.metadata().map_err(SegmentError::io("open", path))?;
-        let (regular, good) = (metadata.is_file(), metadata.len());
-        let mut output = Self { file, regular, good, torn: false };
-        if !append && good != 0 {
-            // Left by an attempt to rotate that failed.
-            output.cut(0).map_err(SegmentError::io("truncate", path))?;
-        }
-        Ok(output)
-    }
-
-    /// Appends whole lines. On failure tells how many bytes of them, up to the end of a line, are
-    /// in the file.
-    fn append(&mut self, lines: &[u8]) -> Result<(), (usize, io::Error)> {
-        if self.torn {
-            self.cut(self.good).map_err(|error| (0, error))?;
-        }
-        let mut done = 0;
-        while done < lines.len() {
-            let error = match self.file.write(&lines[done..]) {
-                Ok(0) => io::ErrorKind::WriteZero.into(),
-                Ok(count) => {
-                    done += count;
-                    continue;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => error,
-            };
-            let kept = memchr::memrchr(b'\n', &lines[..done]).map_or(0, |end| end + 1);
-            self.good += kept as u64;
-            self.torn = kept != done;
-            if self.torn {
-                // A failure here is met again by the next append.
-                let _ = self.cut(self.good);
-            }
-            return Err((kept, error));
-        }
-        self.good += lines.len() as u64;
-        Ok(())
-    }
-
-    fn cut(&mut self, length: u64) -> io::Result<()> {
-        if !self.regular {
-            return Err(io::Error::other("half a line went out and cannot be taken back"));
-        }
-        self.file.set_len(length)?;
-        (self.good, self.torn) = (length, false);
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        if self.regular { self.file.sync_data() } else { Ok(()) }
     }
 }

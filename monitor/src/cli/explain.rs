@@ -1,0 +1,230 @@
+//! `mcp-monitor explain`: what would be decided about one access, by which rule, and what each
+//! backend makes of it.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Write},
+    net::{IpAddr, SocketAddr},
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use monitor_common::{
+    network::{mapped_v4, protocol},
+    policy::{access, set, verdict},
+};
+use serde_json::{Value, json};
+
+use super::{
+    exit,
+    rule_options::{BackendOption, RuleOptions, effect},
+};
+use crate::rules::{self, Compiled, Explanation, Loaded, RuleRef, Subject, resolved_path};
+
+/// Says which rule decides about one access.
+///
+/// Examples: explain --server github read ~/.ssh/id_rsa; explain connect 10.0.0.1:443/tcp;
+/// explain unix @/tmp/.X11-unix/X0
+#[derive(Args)]
+pub struct Arguments {
+    /// What is asked
+    #[arg(value_name = "ACCESS")]
+    access: Access,
+    /// A path, an address with its port (/tcp unless /udp), or @NAME of an abstract socket
+    #[arg(value_name = "TARGET")]
+    target: OsString,
+    #[command(flatten)]
+    rules: RuleOptions,
+    /// Whose abilities are shown
+    #[arg(long, value_name = "BACKEND", default_value = "auto")]
+    backend: BackendOption,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Access {
+    Read,
+    Write,
+    Exec,
+    Connect,
+    Listen,
+    Unix,
+}
+
+impl Access {
+    fn bit(self) -> u8 {
+        match self {
+            Self::Read => access::READ,
+            Self::Write => access::WRITE,
+            Self::Exec => access::EXEC,
+            Self::Connect => access::CONNECT,
+            Self::Listen => access::LISTEN,
+            Self::Unix => access::UNIX,
+        }
+    }
+}
+
+/// What is asked about, as the kernel would put it.
+enum Target {
+    Path(Vec<u8>),
+    Address { address: [u8; 16], port: u16, protocol: u8 },
+}
+
+/// Runs the verb.
+pub fn main(arguments: &Arguments) -> ExitCode {
+    let target = match target(arguments.access, &arguments.target) {
+        Ok(target) => target,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "mcp-monitor: {error:#}");
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    match run(arguments, &target) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "mcp-monitor: {error:#}");
+            ExitCode::from(exit::DATA)
+        }
+    }
+}
+
+fn target(access: Access, text: &OsStr) -> anyhow::Result<Target> {
+    let bytes = text.as_bytes();
+    let is_path = bytes.starts_with(b"/") || bytes.starts_with(b"@") || bytes.starts_with(b".");
+    match access {
+        Access::Connect => address(text),
+        Access::Listen if !is_path => address(text),
+        _ if bytes.starts_with(b"@") && matches!(access, Access::Unix | Access::Listen) => {
+            Ok(Target::Path(bytes.to_vec()))
+        }
+        _ => {
+            let path = std::path::absolute(text).context("a path is expected")?;
+            Ok(Target::Path(resolved_path(&path)))
+        }
+    }
+}
+
+fn address(text: &OsStr) -> anyhow::Result<Target> {
+    let hint = "write an address with its port, such as 10.0.0.1:443 or [::1]:53/udp";
+    let text = text.to_str().context(hint)?;
+    let (place, protocol) = match text.rsplit_once('/') {
+        Some((place, "udp")) => (place, protocol::UDP),
+        Some((place, "tcp")) => (place, protocol::TCP),
+        _ => (text, protocol::TCP),
+    };
+    let socket: SocketAddr = place.parse().with_context(|| format!("{text:?}: {hint}"))?;
+    let address = match socket.ip() {
+        IpAddr::V4(v4) => mapped_v4(u32::from(v4)),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    Ok(Target::Address { address, port: socket.port(), protocol })
+}
+
+fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<()> {
+    let search = arguments.rules.search()?;
+    let bindings = arguments.rules.bindings()?;
+    let loaded = rules::load(&search, arguments.rules.server.as_deref(), &bindings)?;
+    let compiled = rules::compile(&loaded)?;
+    let (subject, labels) = match target {
+        Target::Path(path) => {
+            let labels = compiled.labels_of(Path::new(OsStr::from_bytes(path)));
+            (Subject::Path(path), labels)
+        }
+        Target::Address { address, port, protocol } => {
+            (Subject::Address { address: *address, port: *port, protocol: *protocol }, 0)
+        }
+    };
+    let explanation = compiled.explain(subject, labels, arguments.access.bit());
+    if arguments.json {
+        print_json(arguments, target, &loaded, &compiled, &explanation)?;
+    } else {
+        print_text(arguments, target, &loaded, &explanation)?;
+    }
+    Ok(())
+}
+
+fn shown(arguments: &Arguments, target: &Target) -> String {
+    match target {
+        Target::Path(path) => path.escape_ascii().to_string(),
+        Target::Address { .. } => arguments.target.as_bytes().escape_ascii().to_string(),
+    }
+}
+
+fn verdict_name(explanation: &Explanation) -> &'static str {
+    verdict::NAMES.get(usize::from(explanation.decision.verdict)).copied().unwrap_or("deny")
+}
+
+fn place(rule: &RuleRef) -> String {
+    match rule.line {
+        0 => format!("{} is not said in {}, so it is {}", rule.list, rule.file, rule.text),
+        line => format!("{} {:?} ({}:{line})", rule.list, rule.text, rule.file),
+    }
+}
+
+fn print_text(
+    arguments: &Arguments,
+    target: &Target,
+    loaded: &Loaded,
+    explanation: &Explanation,
+) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let asked = explanation.decision.access.trailing_zeros() as usize;
+    let target = shown(arguments, target);
+    writeln!(out, "{}: {} {target}", verdict_name(explanation), access::NAMES[asked])?;
+    if loaded.is_default {
+        writeln!(out, "  there are no rules for {}: the default policy", loaded.server)?;
+    }
+    if arguments.target.as_bytes().escape_ascii().to_string() != target {
+        writeln!(out, "  written as {}", arguments.target.as_bytes().escape_ascii())?;
+    }
+    if let Some(rule) = &explanation.by {
+        writeln!(out, "  decided by {}", place(rule))?;
+    }
+    for rule in explanation.matching.iter().filter(|rule| Some(*rule) != explanation.by.as_ref()) {
+        writeln!(out, "  also in    {}", place(rule))?;
+    }
+    if loaded.mode == rules::Mode::Observe {
+        writeln!(out, "  mode observe: nothing is refused, the verdict is recorded")?;
+    }
+    for backend in arguments.backend.backends() {
+        let effect = effect(*backend, explanation.decision.access, explanation.decision.verdict);
+        writeln!(out, "  {backend}: {effect}")?;
+    }
+    Ok(())
+}
+
+fn print_json(
+    arguments: &Arguments,
+    target: &Target,
+    loaded: &Loaded,
+    compiled: &Compiled,
+    explanation: &Explanation,
+) -> io::Result<()> {
+    let rule = |rule: &RuleRef| json!({"file": rule.file, "line": rule.line, "list": rule.list, "text": rule.text});
+    let sets: Vec<&str> = (0..set::COUNT)
+        .filter(|set| explanation.classes & monitor_common::policy::class::of_set(*set) != 0)
+        .map(|set| set::NAMES[set])
+        .collect();
+    let asked = explanation.decision.access.trailing_zeros() as usize;
+    let mut value = json!({
+        "server": loaded.server,
+        "access": access::NAMES[asked],
+        "target": shown(arguments, target),
+        "verdict": verdict_name(explanation),
+        "mode": loaded.mode.to_string(),
+        "sets": sets,
+        "rule": explanation.by.as_ref().map(rule),
+        "matching": explanation.matching.iter().map(rule).collect::<Vec<Value>>(),
+        "states": compiled.tables.iter().map(|table| table.rows.len()).collect::<Vec<_>>(),
+    });
+    for backend in arguments.backend.backends() {
+        let effect = effect(*backend, explanation.decision.access, explanation.decision.verdict);
+        value["backends"][backend.to_string()] = json!(effect);
+    }
+    writeln!(io::stdout(), "{value:#}")
+}

@@ -1,0 +1,97 @@
+//! Options of the verbs that read rules without starting a server.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use monitor_common::policy::{access, verdict};
+
+use crate::{
+    kernel::Backend,
+    launch::Account,
+    rules::{Bindings, SearchPath},
+};
+
+/// Where rules come from and what their variables mean.
+#[derive(Args)]
+pub struct RuleOptions {
+    /// Look for rules here first
+    #[arg(long, value_name = "DIR")]
+    rules: Option<PathBuf>,
+    /// The rules of this server (servers/NAME.toml)
+    #[arg(long, value_name = "NAME")]
+    pub server: Option<String>,
+    /// What ${HOME} in rules means [default: the user's home in passwd]
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// The server's command, for variables that depend on it
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl RuleOptions {
+    /// The search path.
+    pub fn search(&self) -> anyhow::Result<SearchPath> {
+        if let Some(directory) = self.rules.as_deref().filter(|path| !path.is_dir()) {
+            anyhow::bail!("--rules {}: not a directory", directory.display());
+        }
+        Ok(SearchPath::new(self.rules.as_deref()))
+    }
+
+    /// Values of variables for the person who asks.
+    pub fn bindings(&self) -> anyhow::Result<Bindings> {
+        let uid = Account::of_caller()?.uid.as_raw();
+        Ok(Bindings::of_user(uid, self.home.as_deref(), &self.command)?)
+    }
+}
+
+/// Whose abilities are shown.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum BackendOption {
+    /// Each of them
+    Auto,
+    /// BPF LSM
+    Lsm,
+    /// Tracepoints and cgroup hooks
+    Tracepoint,
+}
+
+impl BackendOption {
+    /// The backends meant.
+    pub fn backends(self) -> &'static [Backend] {
+        match self {
+            Self::Auto => &[Backend::Lsm, Backend::Tracepoint],
+            Self::Lsm => &[Backend::Lsm],
+            Self::Tracepoint => &[Backend::Tracepoint],
+        }
+    }
+}
+
+/// What a backend makes of a verdict in enforce mode, in words.
+pub fn effect(backend: Backend, asked: u8, verdict: u8) -> String {
+    let end = match verdict {
+        verdict::ALLOW => return "allowed".to_owned(),
+        verdict::ALERT => return "allowed and reported".to_owned(),
+        verdict::KILL => ", and the process is killed",
+        verdict::KILL_TREE => ", and the whole tree is killed",
+        _ => "",
+    };
+    if backend == Backend::Lsm {
+        return format!("refused{end}");
+    }
+    let killed = if verdict == verdict::KILL_TREE { "whole tree" } else { "process" };
+    match asked {
+        access::CONNECT => format!("refused{end}"),
+        access::READ => format!(
+            "not refused: the {killed} is killed right after the open; threads that share its \
+             descriptors may have read"
+        ),
+        access::WRITE => {
+            format!("not refused: the {killed} is killed after the change took effect")
+        }
+        access::EXEC => format!("not refused: the {killed} is killed as the program starts"),
+        access::LISTEN => format!("not refused: the {killed} is killed once it listens"),
+        _ => format!(
+            "not refused: the {killed} is killed after the call, judged by the name it gave"
+        ),
+    }
+}

@@ -1,0 +1,174 @@
+//! While the server runs: waits, reads the rings, answers, handles signals; then the end.
+
+use std::{
+    io::{self, Write as _},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use monitor_common::record::Record;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::say;
+use crate::{
+    kernel::{Kernel, KernelError, Rings},
+    launch::{Ended, Server, signals::Signals},
+    pipeline::{self, Pipeline, Sinks},
+    respond::{self, Answer},
+    sink::{segment::Totals, stderr::Stderr},
+};
+
+/// Longest time without a look at the ordinary ring, while it fills and while it does not.
+const BUSY: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(200);
+/// Looks at an empty ring after which it counts as idle.
+const QUIET: u32 = 50;
+/// Longest wait while records wait for earlier ones of the other ring.
+const HOLDING: Duration = Duration::from_millis(5);
+
+/// Everything that is alive while the server runs. Dropped in this order: the server's tree is
+/// gone before the kernel programs are.
+pub struct Run {
+    /// The server.
+    pub server: Server,
+    /// From rings to sinks.
+    pub pipeline: Pipeline<Stderr>,
+    /// The monitor's signals.
+    pub signals: Signals,
+    /// The kernel programs.
+    pub kernel: Kernel,
+    /// The only instance.
+    pub instance: u32,
+    /// The server's name.
+    pub name: String,
+    /// A verdict has ended the tree.
+    pub sentenced: bool,
+}
+
+impl Run {
+    /// Watches until the server has ended; its exit code.
+    ///
+    /// # Errors
+    /// When the kernel refuses what watching takes. The tree is ended then.
+    pub fn watch(mut self, is_root: bool) -> anyhow::Result<u8> {
+        if is_root {
+            self.warn_of_root();
+        }
+        let epoll = self.waiter()?;
+        let ended = self.until_end(&epoll)?;
+        self.end(ended)
+    }
+
+    /// Says that the server runs as root, and what that means.
+    fn warn_of_root(&mut self) {
+        // A server that has ended already holds nothing.
+        let held = self.server.undoing_capabilities().unwrap_or_default();
+        let so = match held.is_empty() {
+            true => String::new(),
+            false => format!(" with {}, and can undo any enforcement", held.join(", ")),
+        };
+        let message = format!(
+            "the server runs as root{so}: start mcp-monitor through sudo from your own account, \
+             and the server runs as you"
+        );
+        self.pipeline.agent(self.instance, "root", &message);
+    }
+
+    fn waiter(&self) -> anyhow::Result<Epoll> {
+        let Rings { events, violations } = self.pipeline.rings();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let add = |descriptor: &dyn AsFd, flags| {
+            epoll.add(descriptor.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | flags, 0))
+        };
+        add(&self.signals, EpollFlags::empty())?;
+        add(violations, EpollFlags::empty())?;
+        // By edge: it is readable whenever a record is in it, but wakes only when it fills.
+        add(events, EpollFlags::EPOLLET)?;
+        Ok(epoll)
+    }
+
+    fn until_end(&mut self, epoll: &Epoll) -> anyhow::Result<Ended> {
+        let mut quiet = 0_u32;
+        loop {
+            let Self { pipeline, server, .. } = self;
+            let before = pipeline.delivered();
+            let mut tree_must_die = false;
+            let more = pipeline.pump(&mut |record| tree_must_die |= answer(record, server));
+            if tree_must_die {
+                server.tree().kill_strays();
+                self.sentenced = true;
+            }
+            pipeline.tick(|| counters(&self.kernel))?;
+            self.kernel.flush_diagnostics();
+            if let Some(ended) = server.handle(&self.signals)? {
+                return Ok(ended);
+            }
+            quiet = if pipeline.delivered() == before { quiet.saturating_add(1) } else { 0 };
+            let patience = match (more, pipeline.holds_records()) {
+                (true, _) => Duration::ZERO,
+                (_, true) => HOLDING,
+                _ if quiet < QUIET => BUSY,
+                _ => IDLE,
+            };
+            wait(epoll, patience)?;
+        }
+    }
+
+    /// Ends what is left of the tree, reads the rest, and says what happened.
+    fn end(self, ended: Ended) -> anyhow::Result<u8> {
+        let Self { mut pipeline, server, kernel, instance, name, sentenced, .. } = self;
+        if ended == Ended::Unguarded {
+            let message = "the guard process was killed, and the server with it";
+            pipeline.agent(instance, "guard", message);
+        }
+        match server.tree().end() {
+            Ok(left) if !left || sentenced => {}
+            Ok(_) => pipeline.agent(
+                instance,
+                "remainder",
+                "the server's first process has ended; what it left running was killed",
+            ),
+            Err(error) => pipeline.agent(instance, "remainder", &error.to_string()),
+        }
+        let (sinks, totals) = pipeline.finish(&mut |_| {}, || counters(&kernel))?;
+        drop(server);
+        drop(kernel);
+        summarise(sinks, &name, &totals);
+        Ok(ended.exit_code())
+    }
+}
+
+fn counters(kernel: &Kernel) -> Result<crate::enrich::Counters, KernelError> {
+    kernel.counters().map(|counters| pipeline::counters(&counters))
+}
+
+/// Carries out what the kernel left to do; whether the whole tree was meant. A failure is said at
+/// once: the verdict stands in the stream as carried out.
+fn answer(record: &Record, server: &Server) -> bool {
+    match respond::carry_out(record, server.tree()) {
+        Ok(answer) => answer == Answer::Tree,
+        Err(error) => {
+            say(&format!("cannot kill instance {}: {error}", record.instance));
+            false
+        }
+    }
+}
+
+fn wait(epoll: &Epoll, patience: Duration) -> io::Result<()> {
+    let mut events = [EpollEvent::empty(); 4];
+    let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
+    match epoll.wait(&mut events, timeout) {
+        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn summarise(mut sinks: Sinks<Stderr>, server: &str, totals: &Totals) {
+    let mut text = Vec::new();
+    if sinks.summary.write(&mut text, server, Some(totals)).is_ok() {
+        let out = sinks.terminal.out();
+        // Holds the text for a slow reader, and never fails.
+        let _ = out.write_all(&text);
+        out.finish();
+    }
+}
