@@ -12,7 +12,7 @@ use mcp_monitor::kernel::{self, Kernel, Options};
 use mcp_monitor::rules::{self, Bindings, SearchPath};
 use monitor_common::policy::set;
 
-use crate::fixture::patterns;
+use crate::fixture::{name, patterns};
 use crate::programs::{Enabled, Spent, all};
 use crate::statistics::Median;
 
@@ -33,7 +33,7 @@ struct Case {
 const CASES: [Case; 2] = [
     Case {
         name: "one table, no set, never decided early",
-        patterns: |count| (0..count).map(|i| format!("/srv/**/part-{i}.db")).collect(),
+        patterns: |count| (0..count).map(|i| format!("/srv/**/{}.db", name(i))).collect(),
         beginning: "/srv",
         sets: false,
     },

@@ -137,14 +137,30 @@ impl Fixture {
     }
 }
 
-/// Rules of the kinds that people write: trees, names beneath a tree, names anywhere.
+/// Rules of the kinds that people write: trees, names beneath a tree, names anywhere. The names
+/// have nothing in common, so that the automaton grows with their number.
 pub fn patterns(count: usize) -> impl Iterator<Item = String> {
-    (0..count).map(|i| match i % 4 {
-        0 => format!("/srv/data-{i}/**"),
-        1 => format!("/opt/tool-{i}/lib/*.so"),
-        2 => format!("/var/lib/app/**/part-{i}.db"),
-        _ => format!("**/cache-{i}/*.tmp"),
+    (0..count).map(|i| {
+        let name = name(i);
+        match i % 4 {
+            0 => format!("/srv/{name}/**"),
+            1 => format!("/opt/{name}/lib/*.so"),
+            2 => format!("/var/lib/app/**/{name}.db"),
+            _ => format!("**/{name}/*.tmp"),
+        }
     })
+}
+
+/// A name of eight letters that no other number gives.
+pub fn name(number: usize) -> String {
+    let mut word = (number as u32).wrapping_mul(0x9e37_79b1);
+    (0..8)
+        .map(|_| {
+            let letter = b'a' + (word & 15) as u8;
+            word >>= 4;
+            char::from(letter)
+        })
+        .collect()
 }
 
 /// A `workload serve`.
