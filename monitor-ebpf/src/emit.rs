@@ -13,7 +13,7 @@ use aya_ebpf::{
 use monitor_common::{
     limits::EVENTS_RING_BYTES,
     policy::verdict,
-    record::{Record, counter},
+    record::{Record, counter, flags},
 };
 
 use crate::{
@@ -104,10 +104,13 @@ pub fn send(scratch: &mut Scratch, subject: &Subject) {
         }
     } else {
         count(counter::EVENTS_PRODUCED);
+        // What was judged by a string alone is judged again by userspace, the sooner the better.
+        let urgent = scratch.record.flags & flags::ARGUMENT != 0 && subject.enforcing();
         // SAFETY: as above.
         let result = unsafe {
             let waiting = bpf_ringbuf_query(handle(&EVENTS), BPF_RB_AVAIL_DATA as u64);
-            let wake = if waiting > WAKE_BYTES { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+            let wake = urgent || waiting > WAKE_BYTES;
+            let wake = if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
             bpf_ringbuf_output(handle(&EVENTS), data, size as u64, wake as u64)
         };
         if result != 0 {

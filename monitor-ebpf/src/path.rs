@@ -134,7 +134,8 @@ extern "C" fn climb(_index: u64, walk: *mut Walk) -> i64 {
 /// with it. A path beyond the bounds stays empty.
 #[inline(always)]
 pub fn resolve(scratch: &mut Scratch, position: usize, place: Place) {
-    resolve_in_slot(scratch.index as u32, position as u32, place.mount, place.dentry);
+    resolve_in_slot(scratch.lend(), position as u32, place.mount, place.dentry);
+    scratch.settle();
 }
 
 /// [`resolve`] as a global function, which the verifier checks once for all its callers.

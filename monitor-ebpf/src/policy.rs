@@ -53,14 +53,15 @@ extern "C" fn eat(index: u64, context: *mut Match) -> i64 {
 
 /// Classes of the record's string number `position` under a policy.
 #[inline(always)]
-pub fn classify(scratch: &Scratch, position: usize, policy: &Policy) -> u32 {
+pub fn classify(scratch: &mut Scratch, position: usize, policy: &Policy) -> u32 {
     let length = scratch.record.lengths[position] as u32 & 0xfff;
+    let index = scratch.lend() as u64;
     let mut classes = 0;
     let mut i = 0;
     while i < TABLES {
         let table = policy.tables[i];
         if table.base != 0 {
-            let at = scratch.index << 32 | (position as u64) << 16 | length as u64;
+            let at = index << 32 | (position as u64) << 16 | length as u64;
             classes |= classify_in_table(at, table.base, table.classes);
         }
         i += 1;

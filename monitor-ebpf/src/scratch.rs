@@ -3,6 +3,8 @@
 //! A per-CPU buffer is not private: a hook can be preempted, and another task's hook then runs on
 //! the same CPU. So a slot is claimed with an atomic flag and released when the claim is dropped.
 
+use core::arch::asm;
+
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_log_ebpf::warn;
 use monitor_common::{
@@ -37,6 +39,27 @@ pub struct Scratch {
     pub strings: [u8; STRINGS_BYTES],
     /// Where paths are walked.
     pub walk: [u8; WALK_BYTES],
+}
+
+impl Scratch {
+    /// The slot's index, for a function that finds the slot by itself. What has been written is in
+    /// memory when it is called, and what it writes is read from memory afterwards: through an
+    /// exclusive reference the compiler would otherwise assume that nobody else can.
+    #[inline(always)]
+    pub fn lend(&mut self) -> u32 {
+        self.settle();
+        self.index as u32
+    }
+
+    /// The end of a loan: see [`Self::lend`].
+    #[inline(always)]
+    pub fn settle(&mut self) {
+        let mut slot = core::ptr::from_mut(self);
+        // SAFETY: copies a register to itself; to the compiler it may touch all that `slot` leads
+        // to.
+        unsafe { asm!("{0} = {0}", inout(reg) slot) };
+        let _ = slot;
+    }
 }
 
 /// A claimed slot.

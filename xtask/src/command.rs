@@ -61,7 +61,9 @@ pub fn as_root(program: impl AsRef<OsStr>) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("sudo");
-    command.arg("--preserve-env=DEBIAN_FRONTEND,RUST_BACKTRACE").arg(program);
+    command
+        .arg("--preserve-env=DEBIAN_FRONTEND,RUST_BACKTRACE,MCP_MONITOR_REAL_SERVERS")
+        .arg(program);
     command
 }
 

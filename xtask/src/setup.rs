@@ -3,6 +3,7 @@
 //! Looks first and installs only what is missing, so that it can be run again at any time and
 //! costs a moment when everything is there. Other tasks call the part they need.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -73,6 +74,20 @@ pub fn cplusplus() -> Result<()> {
     }
 }
 
+/// Node.js and npm, for the real server. A person's own Node.js in HOME would not do: the demo's
+/// HOME is a fixture, and programs elsewhere are outside the server's rules.
+pub fn node() -> Result<()> {
+    let has_node =
+        ["/usr/bin/node", "/usr/local/bin/node"].iter().any(|node| Path::new(node).exists());
+    match (has_node && find("npm").is_some(), find("apt-get")) {
+        (true, _) => Ok(()),
+        (false, Some(_)) => install(&["nodejs", "npm"]),
+        (false, None) => {
+            bail!("install Node.js and npm for the whole system: the real MCP server needs them")
+        }
+    }
+}
+
 /// Installs those of these Debian packages that are missing.
 fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages.iter().copied().filter(|name| !installed(name)).collect();
@@ -98,7 +113,7 @@ fn apt_get() -> Command {
 
 fn install_linker() -> Result<()> {
     say(format!("compiling {BPF_LINKER} into target/tools (a minute or two)"));
-    let llvm = std::path::Path::new(LLVM);
+    let llvm = Path::new(LLVM);
     let mut install = cargo();
     install.args(["install", "--quiet", "--locked", BPF_LINKER]);
     install.args(["--no-default-features", "--features", "llvm-22", "--root"]);

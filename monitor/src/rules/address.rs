@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use monitor_common::network::{canonical, canonical_local, protocol};
 
-/// What is an address prefix and belongs to nobody on the internet; `public` is the rest.
-const NOT_PUBLIC_V4: [([u8; 4], u8); 17] = [
+/// Private, shared, loopback, link-local, multicast, reserved and metadata addresses; `public` is
+/// the rest. Documentation ranges are not among them: nobody answers there but test networks.
+const NOT_PUBLIC_V4: [([u8; 4], u8); 12] = [
     ([0, 0, 0, 0], 8),
     ([10, 0, 0, 0], 8),
     ([100, 64, 0, 0], 10),
@@ -15,22 +16,16 @@ const NOT_PUBLIC_V4: [([u8; 4], u8); 17] = [
     ([169, 254, 0, 0], 16),
     ([172, 16, 0, 0], 12),
     ([192, 0, 0, 0], 24),
-    ([192, 0, 2, 0], 24),
-    ([192, 31, 196, 0], 24),
-    ([192, 52, 193, 0], 24),
     ([192, 88, 99, 0], 24),
     ([192, 168, 0, 0], 16),
     ([198, 18, 0, 0], 15),
-    ([198, 51, 100, 0], 24),
-    ([203, 0, 113, 0], 24),
     // Multicast, reserved and broadcast.
     ([224, 0, 0, 0], 3),
 ];
 
-/// Within `2000::/3`: IETF protocols with Teredo, documentation, 6to4. The tunnels are left out
+/// Within `2000::/3`: IETF protocols with Teredo, 6to4. The tunnels are left out
 /// because they lead to an IPv4 address that nobody has judged.
-const NOT_PUBLIC_V6: [([u16; 2], u8); 4] =
-    [([0x2001, 0], 23), ([0x2001, 0xdb8], 32), ([0x2002, 0], 16), ([0x3fff, 0], 20)];
+const NOT_PUBLIC_V6: [([u16; 2], u8); 2] = [([0x2001, 0], 23), ([0x2002, 0], 16)];
 
 /// A prefix of addresses. IPv4 stands as IPv4-mapped IPv6; the families do not cover each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -80,7 +80,6 @@ impl Bindings {
             })
             .transpose()?;
         let home = given
-            .clone()
             .or_else(|| own.map(|account| canonical_if_exists(&account.home)))
             .ok_or(BindingsError::NoEntry(uid))?;
         let env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();

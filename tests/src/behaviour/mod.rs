@@ -26,6 +26,7 @@ behaviours! {
     names,
     opens,
     processes,
+    real_server,
     running,
     unix_sockets,
 }

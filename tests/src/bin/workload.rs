@@ -9,6 +9,7 @@
 use std::env;
 use std::fs::File;
 use std::io::{BufRead, Write, stdin, stdout};
+use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -19,9 +20,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 /// How long one kind of call is repeated.
-const LENGTH: Duration = Duration::from_millis(300);
+const LENGTH: Duration = Duration::from_millis(250);
 /// Calls between two looks at the clock last about this long.
-const BATCH: Duration = Duration::from_millis(3);
+const BATCH: Duration = Duration::from_micros(400);
 
 fn main() -> Result<()> {
     let words: Vec<String> = env::args().skip(1).collect();
@@ -36,17 +37,25 @@ fn main() -> Result<()> {
     }
 }
 
-/// Answers each line with its word, nanoseconds a call (median of the batches) and calls made.
+/// Answers each line with its word, nanoseconds of CPU time and nanoseconds by the clock a call
+/// (each the median of batches), and the number of calls made.
 fn serve(file: &Path) -> Result<()> {
     let mut calls = Calls::new(file)?;
     println!("ready");
     for line in stdin().lock().lines() {
         let what = line?;
-        let (median, count) = calls.measure(&what)?;
-        println!("{what} {median} {count}");
+        let Measured { cpu_ns, elapsed_ns, count } = calls.measure(&what)?;
+        println!("{what} {cpu_ns} {elapsed_ns} {count}");
         stdout().flush()?;
     }
     Ok(())
+}
+
+/// What one kind of call took.
+struct Measured {
+    cpu_ns: f64,
+    elapsed_ns: f64,
+    count: u64,
 }
 
 /// What the calls need, made beforehand.
@@ -73,7 +82,7 @@ impl Calls {
         })
     }
 
-    fn measure(&mut self, what: &str) -> Result<(f64, u64)> {
+    fn measure(&mut self, what: &str) -> Result<Measured> {
         match what {
             "getppid" => batches(|| {
                 // SAFETY: getppid has no arguments. The raw call: the C library may remember.
@@ -118,31 +127,53 @@ fn reset_on_close(stream: &TcpStream) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
 }
 
-/// Nanoseconds a call, as the median of batches, so that what else the machine does for a moment
-/// does not count; and the number of all calls.
-fn batches(mut call: impl FnMut() -> Result<()>) -> Result<(f64, u64)> {
+/// Repeats a call. Batches are short, so that what else the machine does meanwhile falls on few of
+/// them, and their medians are taken.
+fn batches(mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
     let mut size = 1_u32;
-    while time(size, &mut call)? < BATCH {
+    while time(size, &mut call)?.1 < BATCH.as_nanos() as f64 {
         size *= 2;
     }
     // 1, 2, 4, ... up to `size`.
-    let tried = u64::from(size) * 2 - 1;
-    let mut batches = Vec::new();
+    let mut count = u64::from(size) * 2 - 1;
+    let (mut cpu, mut elapsed) = (Vec::new(), Vec::new());
     let end = Instant::now() + LENGTH;
-    while batches.len() < 5 || Instant::now() < end {
-        batches.push(time(size, &mut call)?.as_nanos() as f64 / f64::from(size));
+    while cpu.len() < 5 || Instant::now() < end {
+        let (cpu_ns, elapsed_ns) = time(size, &mut call)?;
+        cpu.push(cpu_ns / f64::from(size));
+        elapsed.push(elapsed_ns / f64::from(size));
+        count += u64::from(size);
     }
-    batches.sort_by(f64::total_cmp);
-    let count = tried + batches.len() as u64 * u64::from(size);
-    Ok((batches[batches.len() / 2], count))
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Ok(Measured { cpu_ns: median(cpu), elapsed_ns: median(elapsed), count })
 }
 
-fn time(count: u32, call: &mut impl FnMut() -> Result<()>) -> Result<Duration> {
-    let start = Instant::now();
+/// CPU time and time by the clock of so many calls, nanoseconds.
+fn time(count: u32, call: &mut impl FnMut() -> Result<()>) -> Result<(f64, f64)> {
+    let (cpu, start) = (cpu_ns(), Instant::now());
     for _ in 0..count {
         call()?;
     }
-    Ok(start.elapsed())
+    Ok((cpu_ns() - cpu, start.elapsed().as_nanos() as f64))
+}
+
+/// CPU time of this process and of its children that have ended.
+fn cpu_ns() -> f64 {
+    [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].into_iter().map(spent_ns).sum()
+}
+
+fn spent_ns(who: i32) -> f64 {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: getrusage fills the buffer; all zeros is a value of it.
+    let usage = unsafe {
+        libc::getrusage(who, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let ns = |time: libc::timeval| time.tv_sec as f64 * 1e9 + time.tv_usec as f64 * 1e3;
+    ns(usage.ru_utime) + ns(usage.ru_stime)
 }
 
 /// Opens made between two looks at the clock when throttled.

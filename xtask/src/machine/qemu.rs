@@ -97,8 +97,12 @@ impl Drop for Machine {
 fn command_line(command: &[String]) -> Result<String> {
     // The kernel panics where init has more arguments than this.
     const MOST: usize = 32;
-    if command.len() >= MOST || command.iter().any(|word| word.contains('"')) {
-        bail!("a machine's command has at most {MOST} words and no quotation marks: {command:?}");
+    let unfit = |word: &String| word == "--" || word.contains('"');
+    if command.len() >= MOST || command.iter().any(unfit) {
+        bail!(
+            "a machine's command has fewer than {MOST} words, none of them `--` and none with \
+             quotation marks: put {command:?} into sh -c"
+        );
     }
     let words = command.iter().map(|word| match word.contains(' ') {
         true => format!("\"{word}\""),

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Rows that 16-bit row numbers can tell apart.
-const ROWS_MAX: usize = 65_535;
+pub const ROWS_MAX: usize = 65_535;
 /// Nodes looked at in all states together, so that hopeless patterns fail soon.
 const WORK_MAX: usize = 20_000_000;
 
@@ -35,7 +35,7 @@ pub enum TooLarge {
 }
 
 /// Builds the table of patterns with their class bits.
-pub fn build(patterns: &[(&Pattern, u32)]) -> Result<Automaton, TooLarge> {
+pub fn build(patterns: &[(&Pattern, u32)], rows_max: usize) -> Result<Automaton, TooLarge> {
     if patterns.is_empty() {
         let classes = ByteClasses { class: [0; 256] };
         return Ok(Automaton { rows: Vec::new(), classes, digest: [0; 32] });
@@ -45,7 +45,7 @@ pub fn build(patterns: &[(&Pattern, u32)]) -> Result<Automaton, TooLarge> {
     if columns > BYTE_CLASSES {
         return Err(TooLarge::Classes(columns));
     }
-    let mut table = Table::new(&nodes, class, columns);
+    let mut table = Table::new(&nodes, class, columns, rows_max);
     table.fill(start)?;
     Ok(table.lay_out())
 }
@@ -86,10 +86,11 @@ struct Table<'a> {
     numbers: HashMap<State, u16>,
     next: Vec<u16>,
     work: usize,
+    rows_max: usize,
 }
 
 impl<'a> Table<'a> {
-    fn new(graph: &'a Nodes, class: [u8; 256], columns: usize) -> Self {
+    fn new(graph: &'a Nodes, class: [u8; 256], columns: usize, rows_max: usize) -> Self {
         let mut classes_of = HashMap::new();
         for (bytes, _) in graph.nodes.iter().flat_map(|node| &node.edges) {
             classes_of.entry(*bytes).or_insert_with(|| {
@@ -101,7 +102,17 @@ impl<'a> Table<'a> {
         let dead = State::default();
         let numbers = HashMap::from([(dead.clone(), 0)]);
         let states = vec![dead];
-        Self { graph, class, classes_of, columns, states, numbers, next: Vec::new(), work: 0 }
+        Self {
+            graph,
+            class,
+            classes_of,
+            columns,
+            states,
+            numbers,
+            next: Vec::new(),
+            work: 0,
+            rows_max,
+        }
     }
 
     fn fill(&mut self, start: Id) -> Result<(), TooLarge> {
@@ -158,7 +169,7 @@ impl<'a> Table<'a> {
         if let Some(number) = self.numbers.get(&state) {
             return Ok(*number);
         }
-        if self.states.len() >= ROWS_MAX || self.work > WORK_MAX {
+        if self.states.len() >= self.rows_max || self.work > WORK_MAX {
             return Err(TooLarge::Rows);
         }
         let number = u16::try_from(self.states.len()).map_err(|_| TooLarge::Rows)?;

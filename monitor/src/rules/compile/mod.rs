@@ -27,6 +27,8 @@ const SETS: usize = 0;
 const RULES: usize = 1;
 /// Patterns of the sets that begin with `**/`, apart because they multiply with those that do not.
 const SETS_FLOATING: usize = 2;
+/// States up to which the rules' floating patterns share a table with the others.
+const JOINED_ROWS_MAX: usize = 8192;
 
 /// One table of [`monitor_common::automaton`].
 #[derive(Clone)]
@@ -66,10 +68,11 @@ pub(super) struct Rules {
 /// # Errors
 /// Findings that name the patterns when a table grows beyond its bounds.
 pub fn compile(loaded: &Loaded) -> Result<Compiled, RuleError> {
-    let mut tables = Vec::with_capacity(TABLES);
-    for table in 0..TABLES {
-        tables.push(table_of(loaded, table)?);
-    }
+    let tables = match tables(loaded, FloatingRules::WithRules) {
+        Ok(tables) => tables,
+        Err(_) => tables(loaded, FloatingRules::WithSets)
+            .map_err(|(table, error)| too_large(loaded, table, &error))?,
+    };
     let addresses = network::table(&loaded.addresses).map_err(|worst| {
         RuleError::Findings(vec![Finding {
             severity: Severity::Error,
@@ -110,28 +113,52 @@ fn policy(loaded: &Loaded) -> Policy {
     policy
 }
 
-fn table_of(loaded: &Loaded, table: usize) -> Result<Automaton, RuleError> {
-    let rules = loaded.paths.iter().filter(|rule| table_index(rule) == table);
-    let mut patterns: Vec<(&Pattern, u32)> =
-        rules.map(|rule| (&rule.pattern, rule.class)).collect();
-    if table == SETS {
-        patterns.extend(loaded.loaders.iter().map(|pattern| (pattern, class::LOADER)));
-    }
-    automaton::build(&patterns).map_err(|error| too_large(loaded, table, &error))
+/// Which table holds the rules' patterns that begin with `**/`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FloatingRules {
+    /// The rules' own, so that the sets' tables stay the same for all servers.
+    WithRules,
+    /// The sets' floating table, when they multiply too much with the rules.
+    WithSets,
 }
 
-fn table_index(rule: &PathRule) -> usize {
-    match (rule.class & class::SETS != 0, rule.pattern.is_floating()) {
+/// Builds the tables, or says which of them grew too large.
+fn tables(
+    loaded: &Loaded,
+    floating: FloatingRules,
+) -> Result<Vec<Automaton>, (usize, automaton::TooLarge)> {
+    let build = |table: usize| {
+        let rules = loaded.paths.iter().filter(|rule| table_index(rule, floating) == table);
+        let mut patterns: Vec<(&Pattern, u32)> =
+            rules.map(|rule| (&rule.pattern, rule.class)).collect();
+        if table == SETS {
+            patterns.extend(loaded.loaders.iter().map(|pattern| (pattern, class::LOADER)));
+        }
+        let joined = table == RULES && floating == FloatingRules::WithRules;
+        let rows_max = if joined { JOINED_ROWS_MAX } else { automaton::ROWS_MAX };
+        automaton::build(&patterns, rows_max).map_err(|error| (table, error))
+    };
+    // The rules first: they alone may have to be built in another way.
+    let rules = build(RULES)?;
+    Ok(vec![build(SETS)?, rules, build(SETS_FLOATING)?])
+}
+
+fn table_index(rule: &PathRule, floating: FloatingRules) -> usize {
+    let is_set = rule.class & class::SETS != 0;
+    match (is_set || floating == FloatingRules::WithSets, rule.pattern.is_floating()) {
         (true, true) => SETS_FLOATING,
-        (true, false) => SETS,
+        _ if is_set => SETS,
         _ => RULES,
     }
 }
 
 /// A finding at each of the patterns that cost most, as far as the text tells.
 fn too_large(loaded: &Loaded, table: usize, error: &automaton::TooLarge) -> RuleError {
-    let mut worst: Vec<&PathRule> =
-        loaded.paths.iter().filter(|rule| table_index(rule) == table).collect();
+    let mut worst: Vec<&PathRule> = loaded
+        .paths
+        .iter()
+        .filter(|rule| table_index(rule, FloatingRules::WithSets) == table)
+        .collect();
     worst.sort_by_key(|rule| std::cmp::Reverse(cost(&rule.pattern)));
     let findings = worst.iter().take(3).map(|rule| Finding {
         severity: Severity::Error,
@@ -185,5 +212,5 @@ impl Compiled {
 
 #[cfg(test)]
 pub(super) fn table_for_tests(patterns: &[(&Pattern, u32)]) -> Automaton {
-    automaton::build(patterns).unwrap()
+    automaton::build(patterns, automaton::ROWS_MAX).unwrap()
 }

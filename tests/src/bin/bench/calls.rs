@@ -10,8 +10,9 @@ const CALLS: [&str; 5] = ["getppid", "open", "exec", "connect", "send"];
 const TITLES: [&str; 5] =
     ["getppid", "open + close", "fork + exec + wait", "TCP connect + close", "UDP send + receive"];
 
-/// Nanoseconds of each call.
-type Times = [f64; CALLS.len()];
+/// Nanoseconds of each call: of the caller's CPU time, and by the clock.
+type Times = [[f64; CALLS.len()]; 2];
+const CLOCKS: [&str; 2] = ["CPU time of the caller", "time by the clock"];
 
 /// One repetition.
 struct Round {
@@ -38,7 +39,6 @@ pub fn measure(fixture: &Fixture, rounds: usize) -> Result<()> {
     }
     outside.end()?;
     print(&all);
-    println!();
     println!("Of {made} opens of tagged processes {recorded} were recorded, {missed} events lost.");
     Ok(())
 }
@@ -47,7 +47,9 @@ pub fn measure(fixture: &Fixture, rounds: usize) -> Result<()> {
 /// cancel out. The times are made comparable: nothing attached is what it was the first time.
 fn round(fixture: &Fixture, outside: &mut Worker) -> Result<(Round, u64)> {
     let none = times(outside)?.0;
-    let scale = |now: Times, times: Times| std::array::from_fn(|i| times[i] / now[i] * none[i]);
+    let scale = |now: Times, times: Times| -> Times {
+        std::array::from_fn(|c| std::array::from_fn(|i| times[c][i] / now[c][i] * none[c][i]))
+    };
 
     let attached = Empty::attach(fixture.backend())?;
     let empty = scale(none, times(outside)?.0);
@@ -71,35 +73,41 @@ fn round(fixture: &Fixture, outside: &mut Worker) -> Result<(Round, u64)> {
 fn times(worker: &mut Worker) -> Result<(Times, u64)> {
     let mut times = Times::default();
     let mut opens = 0;
-    for (time, call) in times.iter_mut().zip(CALLS) {
-        let (median, count) = worker.ask(call)?;
-        *time = median;
-        if call == "open" {
-            opens = count;
+    for (i, call) in CALLS.iter().enumerate() {
+        let measured = worker.ask(call)?;
+        (times[0][i], times[1][i]) = (measured.cpu_ns, measured.elapsed_ns);
+        if *call == "open" {
+            opens = measured.count;
         }
     }
     Ok((times, opens))
 }
 
 fn print(rounds: &[Round]) {
-    println!(
-        "| call | nothing attached, ns | empty programs | untagged | untagged / empty | \
-         tagged, not recorded | tagged, recorded |"
-    );
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for (i, title) in TITLES.iter().enumerate() {
-        let ratio = |of: fn(&Round) -> &Times, to: fn(&Round) -> &Times| {
-            Median::of(rounds.iter().map(|round| of(round)[i] / to(round)[i]))
-        };
-        let none: fn(&Round) -> &Times = |round| &round.none;
+    for (clock, name) in CLOCKS.iter().enumerate() {
+        println!("By {name}:\n");
         println!(
-            "| {title} | {:.0} | {} | {} | {} | {} | {} |",
-            Median::of(rounds.iter().map(|round| round.none[i])).middle(),
-            ratio(|round| &round.empty, none),
-            ratio(|round| &round.untagged, none),
-            ratio(|round| &round.untagged, |round| &round.empty),
-            ratio(|round| &round.quiet, none),
-            ratio(|round| &round.recorded, none),
+            "| call | nothing attached, ns | empty programs | untagged | untagged / empty | \
+             tagged, not recorded | tagged, recorded |"
         );
+        println!("| --- | --- | --- | --- | --- | --- | --- |");
+        for (call, title) in TITLES.iter().enumerate() {
+            let ratio = |of: fn(&Round) -> &Times, to: fn(&Round) -> &Times| {
+                Median::of(
+                    rounds.iter().map(|round| of(round)[clock][call] / to(round)[clock][call]),
+                )
+            };
+            let none: fn(&Round) -> &Times = |round| &round.none;
+            println!(
+                "| {title} | {:.0} | {} | {} | {} | {} | {} |",
+                Median::of(rounds.iter().map(|round| round.none[clock][call])).middle(),
+                ratio(|round| &round.empty, none),
+                ratio(|round| &round.untagged, none),
+                ratio(|round| &round.untagged, |round| &round.empty),
+                ratio(|round| &round.quiet, none),
+                ratio(|round| &round.recorded, none),
+            );
+        }
+        println!();
     }
 }

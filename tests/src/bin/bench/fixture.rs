@@ -163,6 +163,16 @@ pub fn name(number: usize) -> String {
         .collect()
 }
 
+/// What one kind of call took.
+pub struct Measured {
+    /// CPU time of the caller a call, nanoseconds.
+    pub cpu_ns: f64,
+    /// Time a call, nanoseconds.
+    pub elapsed_ns: f64,
+    /// Calls made.
+    pub count: u64,
+}
+
 /// A `workload serve`.
 pub struct Worker {
     child: Child,
@@ -185,13 +195,15 @@ impl Worker {
         self.child.id()
     }
 
-    /// Nanoseconds a call and the number of calls that were made.
-    pub fn ask(&mut self, call: &str) -> Result<(f64, u64)> {
+    /// Has calls made.
+    pub fn ask(&mut self, call: &str) -> Result<Measured> {
         writeln!(self.stdin.as_ref().context("still open")?, "{call}")?;
-        let words = self.expect(call)?;
-        let mut words = words.split(' ').skip(1);
-        let (median, count) = (words.next().context("no time")?, words.next().context("no count")?);
-        Ok((median.parse()?, count.parse()?))
+        let line = self.expect(call)?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let [_, cpu, elapsed, count] = words.as_slice() else {
+            bail!("the workload said `{line}`")
+        };
+        Ok(Measured { cpu_ns: cpu.parse()?, elapsed_ns: elapsed.parse()?, count: count.parse()? })
     }
 
     /// Ends it, and waits until the monitor is gone.

@@ -112,7 +112,7 @@ fn spend(
 ) -> Result<()> {
     for (number, call) in CALLS.iter().enumerate() {
         let before = all();
-        let (_, calls) = worker.ask(call)?;
+        let calls = worker.ask(call)?.count;
         for (id, (name, spent)) in all() {
             let Some((_, earlier)) = before.get(&id).filter(|_| programs.contains(&id)) else {
                 continue;

@@ -1,8 +1,12 @@
 //! Values of variables, put into patterns as literals.
 //!
-//! A variable at the start of a pattern is a path: made absolute and canonical, and, when wildcards
-//! follow, refused when it is the root or lies over a built-in set. Anywhere else it is a name
-//! within one component.
+//! A variable at the start of a pattern is a path: made absolute and canonical. When wildcards
+//! follow, it is refused if it is the root or if it lets the pattern cover a member of a built-in
+//! set. Anywhere else it is a name within one component.
+
+mod arguments;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -10,9 +14,15 @@ use std::{
     os::unix::ffi::OsStrExt,
 };
 
+use arguments::{option_values, own_arguments};
 use monitor_common::policy::set;
 
-use super::{Bindings, error::nearest, pattern::Piece, resolve::resolve};
+use super::{
+    Bindings,
+    error::nearest,
+    pattern::{Pattern, Piece},
+    resolve::resolve,
+};
 
 const NAMES: [&str; 8] =
     ["HOME", "USER", "CWD", "TMPDIR", "ARGS_AFTER_MATCH", "ENV:NAME", "OPT:--name", "OTHER_HOMES"];
@@ -50,7 +60,7 @@ pub enum VariableError {
     Empty(String),
     #[error("`${{{0}}}` is the root directory")]
     Root(String),
-    #[error("`${{{name}}}` is {value}, which lies over the {set} set ({member})")]
+    #[error("`${{{name}}}` makes this {value}, which lies over the {set} set ({member})")]
     OverSet { name: String, value: String, set: &'static str, member: String },
     #[error("`${{{0}}}` stands within a path, and its value is not a plain name")]
     NotAName(String),
@@ -92,9 +102,10 @@ impl Guard {
         }
     }
 
-    fn over(&self, value: &[u8]) -> Option<(&[u8], &'static str)> {
+    /// The member that a pattern covers, or that the directory it begins with is a part of.
+    fn over(&self, pattern: &Pattern) -> Option<(&[u8], &'static str)> {
         let hit = |(member, tree, _): &&(Vec<u8>, bool, _)| {
-            is_within(member, value) || (*tree && is_within(value, member))
+            pattern.matches(member) || (*tree && is_within(&pattern.prefix, member))
         };
         self.members.iter().find(hit).map(|(member, _, set)| (member.as_slice(), *set))
     }
@@ -125,6 +136,7 @@ impl<'a> Variables<'a> {
         scope: Scope,
     ) -> Result<Vec<Vec<Piece>>, VariableError> {
         let mut all: Vec<Vec<Piece>> = vec![Vec::new()];
+        let mut guarded = None;
         for (i, piece) in pieces.iter().enumerate() {
             let Piece::Variable(name) = piece else {
                 all.iter_mut().for_each(|one| one.push(piece.clone()));
@@ -135,6 +147,10 @@ impl<'a> Variables<'a> {
                 (0, rest) => Place::Start { open: rest.iter().any(is_wildcard) },
                 _ => Place::Within,
             };
+            let own_home = name == "HOME" || scope == Scope::Set;
+            if matches!(place, Place::Start { open: true }) && !own_home {
+                guarded = Some(name);
+            }
             let values = self.values(name, place, scope)?;
             let with = |value: &Vec<u8>| {
                 let value: Vec<Piece> = value.iter().copied().map(Piece::Byte).collect();
@@ -142,7 +158,22 @@ impl<'a> Variables<'a> {
             };
             all = values.iter().flat_map(with).collect();
         }
+        if let Some(name) = guarded {
+            for pattern in all.iter().filter_map(|pieces| Pattern::new(pieces).ok()) {
+                self.check_over(name, &pattern)?;
+            }
+        }
         Ok(all)
+    }
+
+    fn check_over(&self, name: &str, pattern: &Pattern) -> Result<(), VariableError> {
+        let Some((member, set)) = self.guard.over(pattern) else { return Ok(()) };
+        Err(VariableError::OverSet {
+            name: name.to_owned(),
+            value: pattern.display(),
+            set,
+            member: member.escape_ascii().to_string(),
+        })
     }
 
     fn values(
@@ -160,7 +191,7 @@ impl<'a> Variables<'a> {
         for value in raw {
             let value = match place {
                 Place::Within => plain(name, value)?,
-                _ => self.path(name, value, place, scope)?,
+                _ => self.path(name, value, place)?,
             };
             values.push(value);
         }
@@ -203,13 +234,7 @@ impl<'a> Variables<'a> {
         })
     }
 
-    fn path(
-        &self,
-        name: &str,
-        value: &OsStr,
-        place: Place,
-        scope: Scope,
-    ) -> Result<Vec<u8>, VariableError> {
+    fn path(&self, name: &str, value: &OsStr, place: Place) -> Result<Vec<u8>, VariableError> {
         if value.is_empty() {
             return Err(VariableError::Empty(name.to_owned()));
         }
@@ -221,15 +246,6 @@ impl<'a> Variables<'a> {
         };
         if path.is_empty() {
             return Err(VariableError::Root(name.to_owned()));
-        }
-        let checked = scope == Scope::Rules && name != "HOME";
-        if let Some((member, set)) = checked.then(|| self.guard.over(&path)).flatten() {
-            return Err(VariableError::OverSet {
-                name: name.to_owned(),
-                value: path.escape_ascii().to_string(),
-                set,
-                member: member.escape_ascii().to_string(),
-            });
         }
         Ok(path)
     }
@@ -248,160 +264,4 @@ fn plain(name: &str, value: &OsStr) -> Result<Vec<u8>, VariableError> {
         return Err(VariableError::NotAName(name.to_owned()));
     }
     Ok(value.to_vec())
-}
-
-/// Values of `--option VALUE` and `--option=VALUE`.
-fn option_values<'a>(arguments: &'a [OsString], option: &str) -> Vec<&'a OsStr> {
-    let mut values = Vec::new();
-    let mut left = arguments.iter();
-    while let Some(argument) = left.next() {
-        let after = argument.as_bytes().strip_prefix(option.as_bytes());
-        match after {
-            Some([]) => values.extend(left.next().map(OsString::as_os_str)),
-            Some([b'=', value @ ..]) => values.push(OsStr::from_bytes(value)),
-            _ => {}
-        }
-    }
-    values
-}
-
-/// The arguments behind the server itself, which in `npx -y PACKAGE DIR` is the package and in
-/// `python3 -m MODULE DIR` the module.
-fn own_arguments(arguments: &[OsString]) -> &[OsString] {
-    const RUNNERS: [&str; 12] = [
-        "npx", "bunx", "pnpx", "node", "nodejs", "bun", "deno", "uvx", "uv", "pipx", "npm", "pnpm",
-    ];
-    const WITH_VALUE: [&str; 9] = [
-        "-p",
-        "--package",
-        "--from",
-        "--with",
-        "--python",
-        "-r",
-        "--require",
-        "--import",
-        "--directory",
-    ];
-    let Some((command, mut rest)) = arguments.split_first() else { return &[] };
-    let command = command.as_bytes().rsplit(|b| *b == b'/').next().unwrap_or_default();
-    let command = String::from_utf8_lossy(command);
-    if !RUNNERS.contains(&command.as_ref()) && !command.starts_with("python") {
-        return rest;
-    }
-    while let Some((argument, after)) = rest.split_first() {
-        let argument = argument.to_string_lossy();
-        rest = after;
-        if WITH_VALUE.contains(&argument.as_ref()) {
-            rest = after.get(1..).unwrap_or_default();
-        } else if argument == "-m" {
-            return after.get(1..).unwrap_or_default();
-        } else if !argument.starts_with('-')
-            && !["run", "exec", "dlx", "x", "tool"].contains(&argument.as_ref())
-        {
-            return after;
-        }
-    }
-    rest
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::*;
-    use crate::rules::pattern::{Pattern, pieces};
-
-    fn bindings(arguments: &[&str]) -> Bindings {
-        Bindings {
-            home: PathBuf::from("/nohome/u"),
-            user: "u".to_owned(),
-            cwd: PathBuf::from("/nowork/[a]*"),
-            tmpdir: PathBuf::from("/"),
-            arguments: arguments.iter().map(OsString::from).collect(),
-            own_homes: vec![PathBuf::from("/nohome/u"), PathBuf::from("/nohome/v")],
-            ..Bindings::default()
-        }
-    }
-
-    fn expand(text: &str, bindings: &Bindings, scope: Scope) -> Result<Vec<String>, VariableError> {
-        let mut variables = Variables::new(bindings);
-        variables.guard.add(set::SECRETS, b"/nohome/u/.ssh", true);
-        let all = variables.expand(&pieces(text).unwrap(), scope)?;
-        Ok(all.iter().map(|pieces| Pattern::new(pieces).unwrap().display()).collect())
-    }
-
-    #[test]
-    fn values_are_literals() {
-        let mut variables = bindings(&[]);
-        variables.arguments = vec![];
-        let all =
-            Variables::new(&variables).expand(&pieces("${CWD}/*").unwrap(), Scope::Rules).unwrap();
-        let pattern = Pattern::new(&all[0]).unwrap();
-        assert!(pattern.matches(b"/nowork/[a]*/x"));
-        assert!(!pattern.matches(b"/nowork/aa/x"));
-    }
-
-    #[test]
-    fn sets_cover_every_home_and_rules_only_the_servers() {
-        let bindings = bindings(&[]);
-        let rules = expand("${HOME}/.x", &bindings, Scope::Rules).unwrap();
-        assert_eq!(rules, ["/nohome/u/.x"]);
-        let set = expand("${HOME}/.x", &bindings, Scope::Set).unwrap();
-        assert_eq!(set, ["/nohome/u/.x", "/nohome/v/.x"]);
-    }
-
-    #[test]
-    fn roots_and_places_over_a_set_are_refused() {
-        let refused = |arguments: &[&str]| {
-            expand("${OPT:--dir}/**", &bindings(arguments), Scope::Rules).unwrap_err()
-        };
-        assert_eq!(
-            expand("${TMPDIR}/**", &bindings(&[]), Scope::Rules),
-            Err(VariableError::Root("TMPDIR".to_owned()))
-        );
-        assert!(matches!(refused(&["x", "--dir", "/nohome/u"]), VariableError::OverSet { .. }));
-        assert!(matches!(refused(&["x", "--dir=/nohome"]), VariableError::OverSet { .. }));
-        let beneath = ["x", "--dir", "/nohome/u/.ssh/keys"];
-        assert!(matches!(refused(&beneath), VariableError::OverSet { .. }));
-        assert!(matches!(refused(&["x", "--dir", "/a/../.."]), VariableError::Root(_)));
-        assert!(matches!(refused(&["x", "--dir="]), VariableError::Empty(_)));
-        assert!(matches!(refused(&["x", "--dir"]), VariableError::Missing(_)));
-        let allowed = expand(
-            "${OPT:--dir}/**",
-            &bindings(&["x", "--dir", "/nohome/u/projects", "--dir=rel"]),
-            Scope::Rules,
-        );
-        assert_eq!(allowed.unwrap(), ["/nohome/u/projects/**", "/nowork/[a]*/rel/**"]);
-    }
-
-    #[test]
-    fn arguments_behind_the_server_are_found() {
-        let own = |arguments: &[&str]| {
-            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-            own_arguments(&arguments).to_vec()
-        };
-        assert_eq!(own(&["npx", "-y", "@scope/server", "/a", "/b"]), ["/a", "/b"]);
-        assert_eq!(own(&["/usr/bin/python3.11", "-m", "server", "/a"]), ["/a"]);
-        assert_eq!(own(&["node", "--require", "x.js", "dist/index.js", "/a"]), ["/a"]);
-        assert_eq!(own(&["/opt/server", "/a"]), ["/a"]);
-        assert_eq!(own(&["uvx", "--from", "pkg", "server", "--x", "/a"]), ["--x", "/a"]);
-        assert!(own(&["npx"]).is_empty());
-    }
-
-    #[test]
-    fn names_within_a_path_hold_no_slash() {
-        assert!(expand("/srv/${USER}/x", &bindings(&[]), Scope::Rules).is_ok());
-        let odd = bindings(&["x", "--db", "../etc"]);
-        assert!(matches!(
-            expand("/srv/${OPT:--db}", &odd, Scope::Rules),
-            Err(VariableError::NotAName(_))
-        ));
-    }
-
-    #[test]
-    fn unknown_variables_are_named_with_the_nearest() {
-        let error = expand("${HOEM}/x", &bindings(&[]), Scope::Rules).unwrap_err();
-        assert_eq!(error.help().unwrap(), "did you mean `${HOME}`?");
-        assert!(expand("${OTHER_HOMES}/x", &bindings(&[]), Scope::Rules).is_err());
-    }
 }

@@ -1,0 +1,236 @@
+//! A server's rules with everything they name put in: includes, variables, sets.
+
+mod loader;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use loader::Loader;
+use monitor_common::policy::{Label, access, class, set, verdict};
+
+use super::{
+    Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
+    address::Destination,
+    parse::{self, Document},
+    pattern::{self, Pattern},
+    search::is_name,
+    source::Origin,
+};
+
+/// Name of the policy of servers that have no rule file.
+pub const DEFAULT: &str = "default";
+
+/// Whether verdicts are carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They are recorded.
+    Observe,
+    /// They are carried out.
+    Enforce,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        })
+    }
+}
+
+/// A pattern and what it means.
+#[derive(Clone, Debug)]
+pub(in crate::rules) struct PathRule {
+    /// With its prefix resolved.
+    pub pattern: Pattern,
+    /// Bits of [`class`].
+    pub class: u32,
+    /// Where it stands.
+    pub origin: Arc<Origin>,
+    /// A symbolic link on the way to the pattern's own path, which must not be replaced.
+    pub is_link: bool,
+    /// The pattern before links were followed, when it was another.
+    pub before: Option<String>,
+}
+
+/// A destination and what it means.
+#[derive(Clone, Debug)]
+pub(in crate::rules) struct AddressRule {
+    pub destination: Destination,
+    /// Bits of [`class`].
+    pub class: u32,
+    pub origin: Arc<Origin>,
+}
+
+/// The rules of one server.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The server.
+    pub server: String,
+    /// There is no rule file of that name: the default policy stands in.
+    pub is_default: bool,
+    /// Whether verdicts are carried out; `run --mode` may replace it before [`super::compile`].
+    pub mode: Mode,
+    /// All texts that take part.
+    pub sources: Vec<Arc<Source>>,
+    /// The variables that the rules use, with their values (bytes beyond ASCII as `\xNN`, several
+    /// values one a line). `sets:HOME` are the homes that the sets cover.
+    pub bindings: BTreeMap<String, String>,
+    /// What may not be as meant.
+    pub warnings: Vec<Finding>,
+    /// Variables without a value because no command is known: what they allow is left out.
+    pub open: BTreeSet<String>,
+    pub(in crate::rules) record: u64,
+    pub(in crate::rules) unlisted: [u8; access::COUNT],
+    pub(in crate::rules) unlisted_origins: [Option<Arc<Origin>>; access::COUNT],
+    pub(in crate::rules) set_verdict: [u8; set::COUNT],
+    pub(in crate::rules) set_access: [u8; set::COUNT],
+    pub(in crate::rules) paths: Vec<PathRule>,
+    pub(in crate::rules) addresses: Vec<AddressRule>,
+    pub(in crate::rules) labels: Vec<(PathBuf, Label)>,
+    pub(in crate::rules) loaders: Vec<Pattern>,
+}
+
+/// A pattern whose literal beginning is another path on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedPattern {
+    /// The file as people find it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// The entry with its variables' values.
+    pub written: String,
+    /// What the kernel will say instead.
+    pub resolved: String,
+}
+
+/// Loads the rules of `server`, or the default policy when `None` or when there is no such file.
+///
+/// # Errors
+/// Findings with file and line when a text is wrong, and files that cannot be read.
+pub fn load(
+    search: &SearchPath,
+    server: Option<&str>,
+    bindings: &Bindings,
+) -> Result<Loaded, RuleError> {
+    let server = server.unwrap_or(DEFAULT);
+    if !is_name(server) {
+        return Err(RuleError::Name(server.to_owned()));
+    }
+    let mut loader = Loader::new(search, bindings);
+    let own = search.find(SourceKind::Server, server)?;
+    let is_default = own.is_none();
+    let source = match own {
+        Some(source) => Some(source),
+        None => search.find(SourceKind::Server, DEFAULT)?,
+    };
+    if let Some(source) = source {
+        loader.document(&source)?;
+    }
+    let sets = loader.sets()?;
+    loader.rules();
+    loader.into_loaded(server, is_default, &sets)
+}
+
+impl Loaded {
+    fn respond(&mut self, document: &Document) {
+        self.mode = document.response.mode.unwrap_or(self.mode);
+        self.record = document.record.unwrap_or(self.record);
+        for (bit, verdict, span) in &document.response.unlisted {
+            let name = access::NAMES[*bit];
+            self.unlisted[*bit] = *verdict;
+            self.unlisted_origins[*bit] = Some(Arc::new(Origin {
+                source: document.source.clone(),
+                span: span.clone(),
+                list: format!("response.unlisted.{name}"),
+                written: verdict::NAMES[usize::from(*verdict)].to_owned(),
+            }));
+        }
+        for (set, verdict) in &document.response.sets {
+            self.set_verdict[*set] = *verdict;
+        }
+    }
+
+    /// Warns of allows that name a member of a set: the set decides, however plainly it is named.
+    fn warn_of_sets(&mut self) {
+        let is_set = |rule: &&PathRule| rule.class & class::SETS != 0;
+        let mut warnings = Vec::new();
+        for rule in self.paths.iter().filter(|rule| !is_set(rule) && !rule.is_link) {
+            let asked = match rule.class {
+                class::READ => access::READ,
+                class::WRITE => access::WRITE,
+                class::EXEC => access::EXEC,
+                class::UNIX => access::UNIX,
+                _ => continue,
+            };
+            let tree = rule.pattern.rest == [pattern::Component::Recursive];
+            if !tree && !rule.pattern.rest.is_empty() {
+                continue;
+            }
+            let member = |other: &&PathRule| other.pattern.matches(&rule.pattern.prefix);
+            let decides = |other: &&PathRule| {
+                set_of(other.class).filter(|set| {
+                    self.set_access[*set] & asked != 0 && self.set_verdict[*set] > verdict::ALLOW
+                })
+            };
+            let sets = self.paths.iter().filter(is_set).filter(member);
+            let Some(set) = sets.filter_map(|other| decides(&other)).next() else { continue };
+            let set = set::NAMES[set];
+            warnings.push(Finding {
+                severity: Severity::Warning,
+                message: format!(
+                    "this belongs to the {set} set, which outranks {}",
+                    rule.origin.list
+                ),
+                help: Some("name it in files.allow_secret if the server may touch it".to_owned()),
+                source: rule.origin.source.clone(),
+                span: rule.origin.span.clone(),
+            });
+        }
+        for warning in warnings {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    /// Patterns that lead through symbolic links of this machine.
+    pub fn resolved(&self) -> Vec<ResolvedPattern> {
+        let moved = self.paths.iter().filter_map(|rule| {
+            Some(ResolvedPattern {
+                file: rule.origin.source.path.clone(),
+                line: rule.origin.source.line(rule.origin.span.start),
+                written: rule.before.clone()?,
+                resolved: rule.pattern.display(),
+            })
+        });
+        moved.collect()
+    }
+}
+
+/// The set that a class bit belongs to.
+pub(in crate::rules) fn set_of(class: u32) -> Option<usize> {
+    (0..set::COUNT).find(|set| class & class::of_set(*set) != 0)
+}
+
+/// What is wrong with the form of any text of the search path, used or not.
+///
+/// # Errors
+/// When a file or directory cannot be read.
+pub fn audit(search: &SearchPath) -> Result<Vec<Finding>, RuleError> {
+    let mut all = Vec::new();
+    for kind in [SourceKind::Server, SourceKind::Include, SourceKind::Set] {
+        for name in search.names(kind)? {
+            let Some(source) = search.find(kind, &name)? else { continue };
+            let result = match kind {
+                SourceKind::Set => parse::set(&source).map(drop),
+                _ => parse::document(&source).map(drop),
+            };
+            all.extend(result.err().unwrap_or_default());
+        }
+    }
+    Ok(all)
+}
