@@ -72,6 +72,7 @@ offsets! {
     mount_mnt = "mount"."mnt",
     mount_parent = "mount"."mnt_parent",
     mount_mountpoint = "mount"."mnt_mountpoint",
+    mount_mnt_ns = "mount"."mnt_ns",
     mount_instance = "mount"."mnt_instance",
     inode_ino = "inode"."i_ino",
     inode_sb = "inode"."i_sb",
@@ -121,4 +122,4 @@ offsets! {
     io_kiocb_opcode = "io_kiocb"."opcode",
 }
 
-wire!(Offsets = 348);
+wire!(Offsets = 352);

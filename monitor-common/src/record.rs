@@ -8,8 +8,8 @@ use crate::{
 
 /// [`Record::kind`]: the event's type.
 pub mod kind {
-    /// A new image runs. Strings: path, interpreter (`#!` or binfmt_misc, else empty), working
-    /// directory, arguments.
+    /// A new image runs. Strings: path of the file that runs, name of the script (`#!` or
+    /// binfmt_misc) that it interprets or nothing, working directory, arguments.
     pub const EXEC: u8 = 1;
     /// A tagged process made another process (`target`).
     pub const FORK: u8 = 2;
@@ -124,6 +124,9 @@ pub mod flags {
     /// Judged before it takes effect: an exec that may yet be refused or fail. The exec itself is
     /// a record of its own.
     pub const CHECK: u32 = 1 << 12;
+    /// Reached through a mount that is not in the process's mount namespace, such as a detached
+    /// one: such a path can be made to read like any other, and was not matched.
+    pub const FOREIGN: u32 = 1 << 13;
 }
 
 /// [`Record::did`]: what an open asked for.
@@ -258,7 +261,7 @@ pub struct Record {
 pub const STRINGS: usize = 4;
 /// Position of the path among the strings.
 pub const PATH: usize = 0;
-/// Position of the second path: new name, link text, mount source, interpreter.
+/// Position of the second path: new name, link text, mount source, script.
 pub const SECOND: usize = 1;
 /// Position of the working directory (exec).
 pub const CWD: usize = 2;

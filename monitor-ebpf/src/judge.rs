@@ -316,10 +316,14 @@ pub fn change_two(op: u8, old: Place, new: Place) -> i32 {
         let inode = old.inode();
         scratch.record.op = op;
         describe_inode(scratch, inode);
-        let moved = if op == change::RENAME { label::of_inode(inode).above } else { 0 };
-        scratch.record.labels |= moved;
+        let (moved, exchanged) = if op == change::RENAME {
+            (label::of_inode(inode).above, label::of_inode(new.inode()).above)
+        } else {
+            (0, 0)
+        };
+        scratch.record.labels |= moved | exchanged;
         judge_place(scratch, subject, 0, old, moved, access::WRITE);
-        judge_place(scratch, subject, 1, new, 0, access::WRITE);
+        judge_place(scratch, subject, 1, new, exchanged, access::WRITE);
         if scratch.record.decision.verdict < verdict::DENY || !subject.enforcing() {
             label::inherit(inode, &new);
         }

@@ -11,7 +11,7 @@ use monitor_common::{
 };
 
 use crate::{
-    kernel_field::{Address, Span, field, offset, read},
+    kernel_field::{Address, Span, current_task, field, offset, read},
     maps::SCRATCH,
     scratch::{STRING_BYTES, Scratch},
 };
@@ -84,6 +84,21 @@ struct Walk {
 const GOING: u32 = 0;
 const ROOT: u32 = 1;
 const DETACHED: u32 = 2;
+const FOREIGN: u32 = 3;
+
+/// Lowest address that is an error number: what mounts that belong to no namespace have for one.
+const ERROR_POINTERS: Address = -4095_i64 as Address;
+
+/// What a walk that ends at the top of `mount` has arrived at.
+#[inline(always)]
+fn root_of(mount: Address) -> u32 {
+    let namespace: Address = field!(mount, mount_mnt_ns);
+    let namespaces: Address = field!(current_task(), task_nsproxy);
+    let own: Address = field!(namespaces, nsproxy_mnt_ns);
+    // The kernel's own mounts (memfd, pipes, sockets) are in no namespace, and name what they hold
+    // in ways that no path has.
+    if namespace == own || namespace >= ERROR_POINTERS { ROOT } else { FOREIGN }
+}
 
 /// One component, or one mount crossing.
 #[inline(never)]
@@ -95,7 +110,7 @@ extern "C" fn climb(_index: u64, walk: *mut Walk) -> i64 {
         let mount = walk.mount.wrapping_sub(offset!(mount_mnt) as u64);
         let parent: Address = field!(mount, mount_parent);
         if parent == mount {
-            walk.state = ROOT;
+            walk.state = root_of(mount);
             return 1;
         }
         walk.dentry = field!(mount, mount_mountpoint);
@@ -173,8 +188,10 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
         scratch.record.flags |= flags::TRUNCATED;
         return 0;
     }
-    if state == DETACHED {
-        scratch.record.flags |= flags::DETACHED;
+    match state {
+        DETACHED => scratch.record.flags |= flags::DETACHED,
+        FOREIGN => scratch.record.flags |= flags::FOREIGN,
+        _ => {}
     }
     let length = (PATH_MAX as u32 - 1).wrapping_sub(at) & 0xfff;
     set(scratch, position as usize & 3, length, at & 0xfff);

@@ -111,7 +111,7 @@ pub fn classify_address(policy: &Policy, address: [u8; 16], port: u16, protocol:
 /// like), keeping the stronger of this verdict and the one already in the record.
 #[inline(always)]
 pub fn judge_path(scratch: &mut Scratch, subject: &Subject, position: usize, extra: u32, asked: u8) {
-    let decision = if scratch.record.flags & flags::TRUNCATED != 0 {
+    let decision = if scratch.record.flags & (flags::TRUNCATED | flags::FOREIGN) != 0 {
         scratch.record.classes |= extra;
         beyond_bound(asked)
     } else {

@@ -52,7 +52,7 @@ impl Event {
 
     /// Whether this is about a file or an address: its path, second path, origin, name or address.
     pub fn names(&self, subject: &str) -> bool {
-        ["path", "second", "origin", "name", "address"]
+        ["path", "interpreter", "second", "origin", "name", "address"]
             .iter()
             .any(|field| self.text(field) == subject)
     }

@@ -2,10 +2,8 @@
 //! forbid, in one run of the monitor.
 //!
 //! Every technique is first done without the monitor, where both twins have to work: that proves
-//! the technique. Then both are done under the rules. On lsm, in enforce, the allowed twin works
-//! and the forbidden one is refused and recorded. On the tracepoint backend, which answers by
-//! killing the whole tree, the rules are in observe: both work, and the forbidden one is recorded
-//! with the verdict that it would have got.
+//! the technique. Then both are done under the rules, as [`crate::cases`] says: the allowed twin
+//! works, the forbidden one is recorded and, where the backend can, refused.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +15,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Backend, Event, Events, Lab, Mode};
+use crate::{
+    Backend, Event, Lab,
+    cases::{Batch, Cases},
+};
 
 /// One way to do something.
 #[derive(Clone, Copy)]
@@ -63,8 +64,6 @@ pub struct Guard<'a> {
     pub categories: &'a [&'a str],
     /// Puts into a twin's directory what the techniques need besides `file`.
     pub furnish: fn(&Lab, &Path) -> Result<()>,
-    /// Verdicts are enforced on the tracepoint backend too: it can refuse this.
-    pub refuses: bool,
 }
 
 /// What there is of one technique against one place.
@@ -82,33 +81,16 @@ impl Guard<'_> {
     pub fn check(&self, lab: &Lab, techniques: &[Technique]) -> Result<()> {
         lab.policy(self.policy)?;
         let twins = self.furnish_all(lab, techniques)?;
-        let cases = self.write_cases(lab, &twins)?;
-        let plain = results(&lab.actor_alone(["batch".as_ref(), cases.as_os_str()])?);
-        let possible = possible(techniques, &plain)?;
-
+        let possible = possible(techniques, &cases(lab, &twins)?.alone(lab)?)?;
         let twins = self.furnish_all(lab, &possible)?;
-        let cases = self.write_cases(lab, &twins)?;
-        let enforcing = self.refuses || lab.backend() == Backend::Lsm;
-        let mode = if enforcing { Mode::Enforce } else { Mode::Observe };
-        let outcome = lab
-            .run(mode)
-            .actor(["batch".as_ref(), cases.as_os_str()])
-            .context("under the rules")?;
-        let said = results(&outcome.stdout);
+        let batch = cases(lab, &twins)?.run(lab)?;
         let mut wrong = String::new();
         for twin in &twins {
-            let line = said.get(&twin.label).map_or("no result", String::as_str);
-            if let Err(error) = self.judge(lab, twin, enforcing, line, &outcome.events) {
-                writeln!(wrong, "  {}: {error} ({line})", twin.label)?;
+            if let Err(error) = self.judge(lab, twin, &batch) {
+                writeln!(wrong, "  {}: {error} ({})", twin.label, batch.line(&twin.label))?;
             }
         }
-        ensure!(
-            wrong.is_empty(),
-            "{} on {}:\n{wrong}{}",
-            mode,
-            lab.backend(),
-            tail(&outcome.stderr)
-        );
+        ensure!(wrong.is_empty(), "on {}:\n{wrong}", lab.backend());
         Ok(())
     }
 
@@ -136,66 +118,38 @@ impl Guard<'_> {
         Ok(twins)
     }
 
-    fn write_cases(&self, lab: &Lab, twins: &[Twin<'_>]) -> Result<PathBuf> {
-        let mut text = String::new();
-        for twin in twins {
-            let (parent, base) = (twin.dir.parent(), twin.dir.file_name());
-            let steps = twin
-                .technique
-                .steps
-                .replace("{file}", &format!("{}/file", twin.dir.display()))
-                .replace("{dir}", &twin.dir.to_string_lossy())
-                .replace("{name}", "file")
-                .replace("{parent}", &parent.context("has a parent")?.to_string_lossy())
-                .replace("{base}", &base.context("has a name")?.to_string_lossy())
-                .replace("{scratch}", &twin.scratch.to_string_lossy())
-                .replace("{home}", &lab.home().to_string_lossy())
-                .replace("{side}", if twin.forbidden { "forbidden" } else { "allowed" })
-                .replace("{actor}", &lab.actor()?.to_string_lossy());
-            writeln!(text, "{} {steps}", twin.label)?;
-        }
-        lab.file("cases", text)
-    }
-
-    fn judge(
-        &self,
-        lab: &Lab,
-        twin: &Twin<'_>,
-        enforcing: bool,
-        line: &str,
-        events: &Events,
-    ) -> Result<()> {
-        let refused = line.starts_with("denied");
-        let about: Vec<&Event> = events.violations().filter(|event| twin.concerns(event)).collect();
-        let Some(reason) = twin.technique.unseen.filter(|_| lab.backend() == Backend::Tracepoint)
-        else {
-            if twin.forbidden {
-                ensure!(
-                    refused == enforcing,
-                    "{}",
-                    if refused { "refused" } else { "not refused" }
-                );
-                return self.find(&about, twin.technique.event, enforcing);
-            }
+    fn judge(&self, lab: &Lab, twin: &Twin<'_>, batch: &Batch) -> Result<()> {
+        let line = batch.line(&twin.label);
+        let about: Vec<&Event> =
+            batch.events.violations().filter(|event| twin.concerns(event)).collect();
+        let blind = lab.backend() == Backend::Tracepoint;
+        if let Some(reason) = twin.technique.unseen.filter(|_| blind) {
+            ensure!(about.is_empty(), "judged after all, though {reason}: {}", about[0]);
+        } else if twin.forbidden {
+            let refused = line.starts_with("denied");
+            ensure!(
+                refused == batch.enforcing,
+                "{}",
+                if refused { "refused" } else { "let through" }
+            );
+            self.find(&about, twin.technique.event, batch)?;
+        } else {
             ensure!(line.starts_with("ok"), "the allowed twin failed");
             ensure!(about.is_empty(), "the allowed twin is a violation: {}", about[0]);
-            return Ok(());
-        };
-        ensure!(about.is_empty(), "judged after all, though {reason}: {}", about[0]);
+        }
         Ok(())
     }
 
-    fn find(&self, about: &[&Event], kind: &str, enforcing: bool) -> Result<()> {
-        let verdict = if enforcing { "verdict" } else { "would_be" };
+    fn find(&self, about: &[&Event], kind: &str, batch: &Batch) -> Result<()> {
         let found = about.iter().any(|event| {
             kind.split('|').any(|kind| kind == event.kind())
                 && self.categories.contains(&event.text("category"))
-                && event.text(verdict) == "deny"
+                && batch.is_denied(event)
         });
         if !found {
             let listed =
                 about.iter().fold(String::new(), |text, event| format!("{text}\n    {event}"));
-            bail!("no {kind} violation of {:?} with {verdict} deny{listed}", self.categories);
+            bail!("no {kind} violation of {:?} with verdict deny{listed}", self.categories);
         }
         Ok(())
     }
@@ -220,10 +174,25 @@ pub fn unfurnished(_: &Lab, _: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The lines of `actor batch` by the cases' names.
-pub fn results(stdout: &str) -> BTreeMap<String, String> {
-    let split = stdout.lines().filter_map(|line| line.split_once(' '));
-    split.map(|(name, result)| (name.to_owned(), result.to_owned())).collect()
+fn cases(lab: &Lab, twins: &[Twin<'_>]) -> Result<Cases> {
+    let (home, actor) = (lab.home(), lab.actor()?);
+    let mut cases = Cases::new();
+    for twin in twins {
+        let (parent, base) = (twin.dir.parent(), twin.dir.file_name());
+        let steps = twin
+            .technique
+            .steps
+            .replace("{file}", &format!("{}/file", twin.dir.display()))
+            .replace("{dir}", &twin.dir.to_string_lossy())
+            .replace("{name}", "file")
+            .replace("{parent}", &parent.context("has a parent")?.to_string_lossy())
+            .replace("{base}", &base.context("has a name")?.to_string_lossy())
+            .replace("{scratch}", &twin.scratch.to_string_lossy())
+            .replace("{home}", &home.to_string_lossy())
+            .replace("{actor}", &actor.to_string_lossy());
+        cases.add(&twin.label, steps);
+    }
+    Ok(cases)
 }
 
 /// The techniques that work without the monitor, all unless they are optional.
@@ -241,11 +210,4 @@ fn possible(techniques: &[Technique], plain: &BTreeMap<String, String>) -> Resul
         }
     }
     Ok(kept)
-}
-
-/// The end of what a run said, for the messages of failures.
-fn tail(stderr: &str) -> String {
-    let lines: Vec<&str> = stderr.lines().collect();
-    let first = lines.len().saturating_sub(20);
-    format!("stderr: {}", lines[first..].join("\n        "))
 }

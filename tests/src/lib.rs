@@ -49,6 +49,7 @@
 //! ends what is left, also when the test failed.
 
 pub mod behaviour;
+pub mod cases;
 pub mod demo;
 mod events;
 pub mod guard;

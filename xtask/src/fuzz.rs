@@ -50,7 +50,9 @@ fn fuzz(name: &str, seconds: u32) -> Result<()> {
     // The instrumentation stands in this folder's .cargo/config.toml, which these would replace.
     command.current_dir(folder()).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     command.env("CARGO_TARGET_DIR", workspace::target().join("fuzz"));
-    command.args(["run", "--release", "--bin", name, "--"]).arg(&corpus);
+    command.args(["run", "--quiet", "--release", "--bin", name, "--"]).arg(&corpus);
+    // Only the first folder is written to.
+    command.args(Some(folder().join("seeds").join(name)).filter(|seeds| seeds.is_dir()));
     let seeds = folder().join("seeds").join(name);
     command.args(seeds.is_dir().then_some(seeds));
     command.args([format!("-max_total_time={seconds}"), "-timeout=10".into()]);

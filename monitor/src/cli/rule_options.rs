@@ -78,20 +78,17 @@ pub fn effect(backend: Backend, asked: u8, verdict: u8) -> String {
     if backend == Backend::Lsm {
         return format!("refused{end}");
     }
-    let killed = if verdict == verdict::KILL_TREE { "whole tree" } else { "process" };
+    // Whatever could not be refused ends the tree, see docs/run.md.
+    let killed = ": the process is killed in the kernel, then the whole tree";
     match asked {
         access::CONNECT => format!("refused{end}"),
         access::READ => format!(
-            "not refused: the {killed} is killed right after the open; threads that share its \
-             descriptors may have read"
+            "not refused{killed}, right after the open; threads that share its descriptors may \
+             have read"
         ),
-        access::WRITE => {
-            format!("not refused: the {killed} is killed after the change took effect")
-        }
-        access::EXEC => format!("not refused: the {killed} is killed as the program starts"),
-        access::LISTEN => format!("not refused: the {killed} is killed once it listens"),
-        _ => format!(
-            "not refused: the {killed} is killed after the call, judged by the name it gave"
-        ),
+        access::WRITE => format!("not refused{killed}, after the change took effect"),
+        access::EXEC => format!("not refused{killed}, as the program starts"),
+        access::LISTEN => format!("not refused{killed}, once it listens"),
+        _ => format!("not refused{killed}, judged by the name that the call gave"),
     }
 }

@@ -42,12 +42,28 @@ pub(super) fn of(decoded: &Decoded<'_>) -> Body {
 
 const DID: u32 = (1 << monitor_common::record::did::NAMES.len()) - 1;
 
+/// A script stands where people look for it, in `path`; what runs is then its interpreter.
 fn exec(decoded: &Decoded<'_>) -> Exec {
+    let mut file = file(decoded);
+    let interpreter = match script(decoded) {
+        Some(script) => std::mem::replace(&mut file.path, script),
+        None => Bytes::default(),
+    };
     Exec {
-        file: file(decoded),
-        interpreter: decoded.second().into(),
+        file,
+        interpreter,
         argv: decoded.arguments().map(Bytes::from).collect(),
         cwd: decoded.cwd().into(),
+    }
+}
+
+/// The script that was executed, by the name it was given and the working directory.
+fn script(decoded: &Decoded<'_>) -> Option<Bytes> {
+    let name = decoded.second();
+    match name.first() {
+        None => None,
+        Some(b'/') => Some(name.into()),
+        Some(_) => Some([decoded.cwd(), b"/", name].concat().as_slice().into()),
     }
 }
 

@@ -219,4 +219,4 @@ impl Enricher {
 }
 
 /// Flags that have a name.
-const FLAGS: u32 = (flags::UNREADABLE << 1) - 1;
+const FLAGS: u32 = (flags::FOREIGN << 1) - 1;

@@ -10,7 +10,7 @@ use std::{
 
 use monitor_common::{
     limits,
-    record::{Record, Target, enforced},
+    record::{Record, Target, enforced, flags},
 };
 
 use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Observed, Process};
@@ -130,7 +130,8 @@ impl Table {
 
     fn exec(&mut self, id: Id, exec: &Exec) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.image = Arc::new(Image { exe: exec.file.path.clone(), cwd: exec.cwd.clone() });
+        let exe = if exec.interpreter.is_empty() { &exec.file.path } else { &exec.interpreter };
+        entry.image = Arc::new(Image { exe: exe.clone(), cwd: exec.cwd.clone() });
         let short = |argument: &Bytes| {
             let bytes = argument.as_bytes();
             Bytes::from(&bytes[..bytes.len().min(ARGUMENT_BYTES_MAX)])
@@ -169,11 +170,14 @@ impl Table {
     }
 }
 
-/// An exec that was refused leaves the process as it was.
+/// An exec that was refused, or has only been judged so far, leaves the process as it was.
 fn refused(event: &Event) -> bool {
-    event.violation.as_ref().is_some_and(|violation| {
-        matches!(violation.answered, enforced::DENIED | enforced::DENIED_AND_KILLED)
-    })
+    let observed = event.observed.as_ref();
+    let only_judged = observed.is_some_and(|observed| observed.flags & flags::CHECK != 0);
+    only_judged
+        || event.violation.as_ref().is_some_and(|violation| {
+            matches!(violation.answered, enforced::DENIED | enforced::DENIED_AND_KILLED)
+        })
 }
 
 #[cfg(test)]

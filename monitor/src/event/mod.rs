@@ -213,9 +213,10 @@ pub struct File {
 /// A new image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exec {
-    /// The executable.
+    /// What was executed. The path of a script is the name that was given; all else about the
+    /// file is then its interpreter's.
     pub file: File,
-    /// Interpreter, empty when there is none.
+    /// The program that runs in place of a script, empty when there is none.
     pub interpreter: Bytes,
     /// Arguments with argv\[0\].
     pub argv: Vec<Bytes>,

@@ -138,7 +138,7 @@ const _: () = assert!(reason::LAUNCH as usize == REASONS.len() - 1);
 
 /// Words for those [`flags`] that stand in the line's `flags` list, by bit number; empty where a
 /// field of its own says it.
-pub(super) const FLAGS: [&str; 12] = [
+pub(super) const FLAGS: [&str; 14] = [
     "",
     "argv_truncated",
     "detached",
@@ -151,8 +151,10 @@ pub(super) const FLAGS: [&str; 12] = [
     "directory",
     "loader",
     "unreadable",
+    "check",
+    "foreign",
 ];
-const _: () = assert!(flags::UNREADABLE == 1 << (FLAGS.len() - 1));
+const _: () = assert!(flags::FOREIGN == 1 << (FLAGS.len() - 1));
 
 /// Those [`flags`] that are fields of their own when set.
 pub(super) const FLAG_FIELDS: [(u32, &str); 2] =

@@ -1,7 +1,13 @@
 //! Which inodes carry the sets' labels: members with a literal beginning that exist now. Labels
 //! make a set hold under other names too: hard links, bind mounts, other mount namespaces.
 
-use std::{collections::BTreeMap, ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+};
 
 use monitor_common::policy::{Label, class};
 
@@ -12,12 +18,15 @@ use super::{
 
 /// Directory entries that one pattern may make us look at.
 const LOOKS_MAX: usize = 20_000;
+/// Files beneath the sets' directories that are looked at for other names.
+const WALKED_MAX: usize = 20_000;
 /// File systems whose inodes are made up as they are asked for.
 const VIRTUAL: [&str; 2] = ["/proc", "/sys"];
 
 /// Labels for the members of the sets, in the order of their paths.
 pub fn of_sets(rules: &[PathRule]) -> Vec<(PathBuf, Label)> {
     let mut labels: BTreeMap<PathBuf, Label> = BTreeMap::new();
+    let mut trees: BTreeMap<PathBuf, u32> = BTreeMap::new();
     for rule in rules {
         let (pattern, bits) = (&rule.pattern, rule.class & class::SETS);
         if bits == 0 || rule.is_link || pattern.is_floating() || pattern.is_abstract() {
@@ -33,6 +42,9 @@ pub fn of_sets(rules: &[PathRule]) -> Vec<(PathBuf, Label)> {
             _ => (pattern.rest.as_slice(), false),
         };
         for path in members(start, names, &mut looks) {
+            if tree {
+                *trees.entry(path.clone()).or_default() |= bits;
+            }
             let label = labels.entry(path).or_default();
             label.own |= bits;
             if tree {
@@ -40,7 +52,33 @@ pub fn of_sets(rules: &[PathRule]) -> Vec<(PathBuf, Label)> {
             }
         }
     }
+    let mut looks = WALKED_MAX;
+    for (path, bits) in trees {
+        let mut found = Vec::new();
+        linked(&path, &mut looks, &mut found);
+        for file in found {
+            labels.entry(file).or_default().own |= bits;
+        }
+    }
     labels.into_iter().collect()
+}
+
+/// Files beneath `directory` that have more than one name: under another one, no directory above
+/// says what they are.
+fn linked(directory: &Path, looks: &mut usize, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        if *looks == 0 {
+            return;
+        }
+        *looks -= 1;
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            linked(&entry.path(), looks, found);
+        } else if metadata.is_file() && metadata.nlink() > 1 {
+            found.push(entry.path());
+        }
+    }
 }
 
 /// Existing paths beneath `start` that the components lead to.

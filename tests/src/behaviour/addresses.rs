@@ -1,26 +1,19 @@
 //! Every way to an address comes under the rules, on both backends before a byte leaves: rows 2,
 //! 31, 32, 34 and 35 of the threat list in the documentation.
 
-use std::{
-    net::{TcpListener, UdpSocket},
-
-};
+use std::net::{TcpListener, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{
-    Lab, Mode,
-    guard::results,
-};
+use crate::{Backend, Lab, Mode, cases::Cases};
 
 crate::tests! {
     both: [
         addresses_are_judged_by_whatever_call,
         other_spellings_of_an_address_are_the_same_address,
-        reconnected_sockets_are_judged_again,
         listening_is_judged,
+        raw_sockets_are_judged,
     ],
-    lsm: [raw_sockets_are_judged_by_their_destination],
 }
 
 /// One port each for TCP and UDP that may be reached, and one that may not.
@@ -66,8 +59,8 @@ sets = {{ secrets = "allow", sensitive = "allow", persistence = "allow", mcp_con
     }
 
     /// The ways, once to the allowed and once to the forbidden ports.
-    fn cases(&self, ways: &[(&str, &str)]) -> Result<String> {
-        let mut text = String::new();
+    fn cases(&self, ways: &[(&str, &str)]) -> Result<Cases> {
+        let mut cases = Cases::new();
         for (name, steps) in ways {
             for (side, index) in [("allowed", ALLOWED), ("forbidden", FORBIDDEN)] {
                 let steps = steps
@@ -75,10 +68,10 @@ sets = {{ secrets = "allow", sensitive = "allow", persistence = "allow", mcp_con
                     .replace("{udp}", &self.udp[index].local_addr()?.port().to_string())
                     .replace("{first}", &self.tcp[ALLOWED].local_addr()?.port().to_string())
                     .replace("{first-udp}", &self.udp[ALLOWED].local_addr()?.port().to_string());
-                text.push_str(&format!("{name}.{side} {steps}\n"));
+                cases.add(&format!("{name}.{side}"), steps);
             }
         }
-        Ok(text)
+        Ok(cases)
     }
 
     /// Connections and datagrams that have arrived since the last call: allowed, forbidden.
@@ -95,48 +88,45 @@ sets = {{ secrets = "allow", sensitive = "allow", persistence = "allow", mcp_con
         })
     }
 
-    /// Runs the ways without and with the monitor. `answers` is what a way that is let through
-    /// ends in where it is not `ok`.
-    fn check(&self, lab: &Lab, ways: &[(&str, &str)], answers: &[&str]) -> Result<()> {
+    /// Runs the ways without and with the monitor. Both backends refuse network calls.
+    fn check(&self, lab: &Lab, ways: &[(&str, &str)]) -> Result<()> {
         lab.policy(&self.policy()?)?;
-        let cases = lab.file("cases", self.cases(ways)?)?;
-        let free = results(&lab.actor_alone(["batch".as_ref(), cases.as_os_str()])?);
+        let cases = self.cases(ways)?;
+        let free = cases.alone(lab)?;
         self.arrived();
-        let outcome =
-            lab.run(Mode::Enforce).actor(["batch".as_ref(), cases.as_os_str()])?;
-        let said = results(&outcome.stdout);
+        let batch = cases.run_in(lab, Mode::Enforce)?;
         let mut wrong = Vec::new();
         for (name, _) in ways {
-            let [yes, no] = ["allowed", "forbidden"].map(|side| format!("{name}.{side}"));
+            let (yes, no) = (format!("{name}.allowed"), format!("{name}.forbidden"));
             let plain = free.get(&yes).map_or("no result", String::as_str);
-            let passes = plain.starts_with("ok") || answers.iter().any(|end| plain.ends_with(end));
-            if !passes {
+            if !plain.starts_with("ok") && !NO_ROUTE.iter().any(|end| plain.ends_with(end)) {
                 println!("left out: {name} does not work here: {plain}");
                 continue;
             }
-            if said.get(&yes).map(String::as_str) != Some(plain) {
-                wrong.push(format!("{yes}: {:?}, without the monitor {plain}", said.get(&yes)));
+            if batch.line(&yes) != plain {
+                wrong.push(format!("{yes}: {}, without the monitor {plain}", batch.line(&yes)));
             }
-            if !said.get(&no).is_some_and(|line| line.starts_with("denied errno=1 ")) {
-                wrong.push(format!("{no}: {:?}", said.get(&no)));
+            if !batch.line(&no).starts_with("denied errno=1 ") {
+                wrong.push(format!("{no}: {}", batch.line(&no)));
             }
         }
         let ports = [self.tcp[FORBIDDEN].local_addr()?, self.udp[FORBIDDEN].local_addr()?];
-        for event in outcome.events.violations() {
+        for event in batch.events.violations() {
             let known = ports.iter().any(|it| event.number("port") == Some(it.port().into()));
-            let right = event.text("category") == "connect" && event.text("verdict") == "deny";
-            if !known || !right {
+            if !known || event.text("category") != "connect" || !batch.is_denied(event) {
                 wrong.push(format!("not expected: {event}"));
             }
         }
         let [_, forbidden] = self.arrived();
         ensure!(forbidden == 0, "{forbidden} arrived at forbidden ports");
-        ensure!(wrong.is_empty(), "{wrong:#?}\n{}", outcome.stderr);
-        let found = outcome.events.violations().count();
-        ensure!(found > 0, "no violation was recorded: {}", outcome.stderr);
+        ensure!(wrong.is_empty(), "{wrong:#?}\n{batch}");
+        ensure!(batch.events.violations().count() >= ways.len() / 2, "too few violations\n{batch}");
         Ok(())
     }
 }
+
+/// NAT64 has no route on test machines: what is let through ends so, and not in EPERM.
+const NO_ROUTE: [&str; 2] = ["call=connect", "call=sendto"];
 
 const CALLS: &[(&str, &str)] = &[
     ("tcp", "tcp 127.0.0.1 {tcp}"),
@@ -154,10 +144,12 @@ const CALLS: &[(&str, &str)] = &[
     ("uring-send-async", "uring-send async 127.0.0.1 {udp}"),
     ("uring-send-sqpoll", "uring-send sqpoll 127.0.0.1 {udp}"),
     ("forked", "double-fork tcp 127.0.0.1 {tcp}"),
+    ("tcp-reconnect", "tcp-reconnect 127.0.0.1 {first} 127.0.0.1 {tcp}"),
+    ("udp-reconnect", "udp-reconnect 127.0.0.1 {first-udp} 127.0.0.1 {udp}"),
 ];
 
 fn addresses_are_judged_by_whatever_call(lab: &Lab) -> Result<()> {
-    Ports::open()?.check(lab, CALLS, &[])
+    Ports::open()?.check(lab, CALLS)
 }
 
 const SPELLINGS: &[(&str, &str)] = &[
@@ -172,42 +164,53 @@ const SPELLINGS: &[(&str, &str)] = &[
 ];
 
 fn other_spellings_of_an_address_are_the_same_address(lab: &Lab) -> Result<()> {
-    // NAT64 has no route here: what is let through finds no way, what is refused is EPERM.
-    Ports::open()?.check(lab, SPELLINGS, &["call=connect", "call=sendto"])
-}
-
-const RECONNECTS: &[(&str, &str)] = &[
-    ("unspec-reconnect", "tcp-reconnect 127.0.0.1 {first} 127.0.0.1 {tcp}"),
-    ("udp-reconnect", "udp-reconnect 127.0.0.1 {first-udp} 127.0.0.1 {udp}"),
-];
-
-fn reconnected_sockets_are_judged_again(lab: &Lab) -> Result<()> {
-    Ports::open()?.check(lab, RECONNECTS, &[])
+    Ports::open()?.check(lab, SPELLINGS)
 }
 
 fn listening_is_judged(lab: &Lab) -> Result<()> {
-    let ports = Ports::open()?;
-    lab.policy(&ports.policy()?.replace("[response]", "listen = [\"127.0.0.1:1024-65535\"]\n[response]"))?;
-    let twin = lab.run(Mode::Enforce).actor(["listen", "127.0.0.1", "0"])?;
+    let listen = "listen = [\"127.0.0.1:1024-65535\"]\n[response]";
+    lab.policy(&Ports::open()?.policy()?.replace("[response]", listen))?;
+    let mut cases = Cases::new();
     // Port 0 is the kernel's choice, and what it chooses is in the range.
-    ensure!(twin.stdout.starts_with("ok"), "{twin}");
-    let outcome = lab.run(Mode::Enforce).actor(["listen", "127.0.0.1", "1023"])?;
-    let mut violations = outcome.events.violations();
-    ensure!(violations.any(|event| event.text("category") == "listen"), "{outcome}");
-    let unbound = lab.run(Mode::Enforce).actor(["listen-unbound"])?;
-    let mut violations = unbound.events.violations();
-    ensure!(violations.any(|event| event.text("category") == "listen"), "{unbound}");
+    cases.add("allowed", "listen 127.0.0.1 0");
+    cases.add("port", "listen 127.0.0.1 1023");
+    cases.add("everywhere", "listen 0.0.0.0 0");
+    cases.add("everywhere6", "listen :: 0");
+    cases.add("unbound", "listen-unbound");
+    let batch = cases.run(lab)?;
+    batch.worked("allowed")?;
+    for name in ["port", "everywhere", "everywhere6", "unbound"] {
+        batch.refused(name)?;
+    }
+    let listens = batch.events.violations().filter(|event| {
+        let right = event.kind() == "listen" && event.text("category") == "listen";
+        right && batch.is_denied(event)
+    });
+    ensure!(listens.count() == 4 && batch.events.violations().count() == 4, "{batch}");
     Ok(())
 }
 
-fn raw_sockets_are_judged_by_their_destination(lab: &Lab) -> Result<()> {
-    let ports = Ports::open()?;
-    lab.policy(&ports.policy()?)?;
-    let outcome = lab.run(Mode::Enforce).actor(["raw-icmp", "127.0.0.1"])?;
-    ensure!(outcome.stdout.starts_with("denied errno=1"), "{outcome}");
-    ensure!(outcome.events.violations().count() > 0, "{outcome}");
-    lab.policy(&ports.policy()?.replace("connect = [", "connect = [\"127.0.0.1\", "))?;
-    let twin = lab.run(Mode::Enforce).actor(["raw-icmp", "127.0.0.1"])?;
-    ensure!(twin.stdout.starts_with("ok"), "{twin}");
-    Ok(())
+fn raw_sockets_are_judged(lab: &Lab) -> Result<()> {
+    let policy = Ports::open()?.policy()?;
+    let mut cases = Cases::new();
+    cases.add("icmp", "raw-icmp 127.0.0.1");
+    if lab.backend() == Backend::Lsm {
+        // The cgroup programs of the tracepoint backend see internet sockets only.
+        cases.add("packet", "socket 17 3 768");
+        cases.add("vsock", "socket 40 1 0");
+    }
+    let free = cases.alone(lab)?;
+    lab.policy(&policy)?;
+    let batch = cases.run_in(lab, Mode::Enforce)?;
+    for (name, line) in free.iter().filter(|(_, line)| line.starts_with("ok")) {
+        let refused = batch.line(name).starts_with("denied errno=1 ");
+        ensure!(refused, "{name}: {}, without the monitor {line}\n{batch}", batch.line(name));
+    }
+    ensure!(batch.events.violations().count() > 0, "{batch}");
+    lab.policy(&policy.replace("connect = \"deny\"", "connect = \"allow\""))?;
+    let twin = cases.run_in(lab, Mode::Enforce)?;
+    for (name, line) in &free {
+        ensure!(twin.line(name) == line, "{name}: {}, without the monitor {line}", twin.line(name));
+    }
+    twin.events.assert_quiet()
 }

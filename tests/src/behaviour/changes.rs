@@ -29,7 +29,6 @@ const GUARD: Guard<'_> = Guard {
     forbidden: "readonly",
     categories: &["file_write"],
     furnish,
-    refuses: false,
 };
 
 fn furnish(lab: &Lab, dir: &Path) -> Result<()> {

@@ -1,16 +1,13 @@
 //! What is executed comes under the rules, whatever it is called and wherever it comes from: rows
 //! 6 to 10 of the threat list in the documentation.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    Lab, Mode, Outcome,
+    Backend, Lab,
+    cases::Cases,
     guard::{Guard, Technique, technique},
 };
 
@@ -39,7 +36,6 @@ const GUARD: Guard<'_> = Guard {
     forbidden: "forbidden",
     categories: &["exec"],
     furnish,
-    refuses: false,
 };
 
 /// A copy of the actor, and a script that it interprets.
@@ -73,111 +69,100 @@ fn programs_are_judged_by_whatever_call(lab: &Lab) -> Result<()> {
     GUARD.check(lab, EXECS)
 }
 
-/// The machine's dynamic loader, and a program that needs it.
-fn dynamic(lab: &Lab) -> Result<(PathBuf, PathBuf)> {
-    let loader = fs::canonicalize("/lib64/ld-linux-x86-64.so.2").context("no dynamic loader")?;
-    let echo = ["/usr/bin/echo", "/bin/echo"].into_iter().find(|path| Path::new(path).exists());
-    let program = lab.path("forbidden/echo");
-    fs::create_dir_all(lab.path("forbidden"))?;
-    fs::copy(echo.context("no echo")?, &program)?;
-    Ok((loader, program))
-}
-
 fn dynamic_loader_does_not_hide_its_program(lab: &Lab) -> Result<()> {
-    let (loader, program) = dynamic(lab)?;
-    let allowed = lab.path("allowed/echo");
-    fs::create_dir_all(lab.path("allowed"))?;
-    fs::copy(&program, &allowed)?;
+    let loader = fs::canonicalize("/lib64/ld-linux-x86-64.so.2").context("no dynamic loader")?;
+    let mut cases = Cases::new();
+    let mut programs = Vec::new();
+    for side in ["allowed", "forbidden"] {
+        let program = lab.file(format!("{side}/shell"), "")?;
+        fs::copy("/bin/sh", &program)?;
+        let (loader, program) = (loader.display(), program.display());
+        cases.add(side, format!("exec {loader} {program} -c 'echo ok'"));
+        programs.push(program.to_string());
+    }
     let loader_too = format!("allow = [\"{}\", ", loader.display());
     lab.policy(&PROGRAMS.replace("allow = [", &loader_too))?;
-    for (program, forbidden) in [(&program, true), (&allowed, false)] {
-        let words = ["exec".as_ref(), loader.as_os_str(), program.as_os_str(), "spoke".as_ref()];
-        let outcome = lab.run(Mode::Enforce).actor(words)?;
-        if forbidden {
-            let mut violations = outcome.events.violations();
-            let found = violations.any(|event| {
-                event.names(&program.to_string_lossy()) && event.text("category") == "exec"
-            });
-            ensure!(found && !outcome.stdout.contains("spoke"), "{outcome}");
-        } else {
-            ensure!(outcome.stdout.contains("spoke"), "{outcome}");
-            outcome.events.assert_quiet()?;
-        }
+    let batch = cases.run(lab)?;
+    batch.worked("allowed")?;
+    if lab.backend() == Backend::Tracepoint {
+        // Mappings have no tracepoint; that the loader read the program is seen.
+        batch.events.event("open", &programs[1])?;
+        return Ok(());
     }
-    Ok(())
+    // The refused mapping makes the loader give up: it is the one to say so.
+    ensure!(!batch.line("forbidden").starts_with("ok"), "{batch}");
+    batch.denied("exec", "exec", &programs[1])?;
+    batch.quiet_about(&programs[0])
 }
 
 fn memory_and_deleted_programs_have_no_name_to_be_allowed_by(lab: &Lab) -> Result<()> {
-    let actor = lab.actor()?;
-    let gone = lab.path("scratch/gone");
-    fs::create_dir(lab.path("scratch"))?;
-    let memory = ["memfd".as_ref(), actor.as_os_str(), "say".as_ref(), "hi".as_ref()];
-    let deleted = [
-        "exec-deleted".as_ref(),
-        actor.as_os_str(),
-        gone.as_os_str(),
-        "say".as_ref(),
-        "hi".as_ref(),
-    ];
     lab.policy(PROGRAMS)?;
-    for words in [&memory[..], &deleted[..]] {
-        let outcome = lab.run(Mode::Enforce).actor(words)?;
-        let mut violations = outcome.events.violations();
-        let found = violations
-            .find(|event| event.text("category") == "exec")
-            .with_context(|| format!("no violation: {outcome}"))?;
-        ensure!(found.field("fileless") == Some(&true.into()), "not flagged: {found}");
-        ensure!(!outcome.stdout.contains("say=hi"), "{outcome}");
-    }
-    // Where everything may run they do, and are flagged.
-    lab.policy(&PROGRAMS.replace("exec = \"deny\"", "exec = \"allow\""))?;
-    for words in [&memory[..], &deleted[..]] {
-        let twin = lab.run(Mode::Enforce).actor(words)?;
-        ensure!(twin.stdout.contains("say=hi"), "{twin}");
-        let flagged = twin.events.of("exec").any(|event| event.field("fileless").is_some());
-        ensure!(flagged, "not flagged: {twin}");
-    }
-    Ok(())
+    fs::create_dir(lab.path("allowed"))?;
+    let actor = lab.actor()?.display().to_string();
+    let (kept, gone) = (lab.path("allowed/kept"), lab.path("scratch-gone"));
+    fs::copy(&actor, &kept)?;
+    let mut cases = Cases::new();
+    cases.add("memory", format!("memfd {actor} say hi"));
+    cases.add("deleted", format!("exec-deleted {actor} {} say hi", gone.display()));
+    cases.add("kept", format!("exec {} say hi", kept.display()));
+    let batch = cases.run(lab)?;
+    batch.refused("memory")?;
+    batch.refused("deleted")?;
+    let flagged = batch.events.violations().filter(|event| {
+        event.field("fileless") == Some(&true.into()) && batch.is_denied(event)
+    });
+    ensure!(flagged.count() == 2, "{batch}");
+    batch.worked("kept")?;
+    batch.quiet_about(&kept)
 }
 
 fn long_argument_vector_is_flagged(lab: &Lab) -> Result<()> {
     lab.policy(&PROGRAMS.replace("exec = \"deny\"", "exec = \"allow\""))?;
-    let actor = lab.actor()?;
-    let run = |bytes: &str| -> Result<Outcome> {
-        let words = ["exec-long".as_ref(), actor.as_os_str(), bytes.as_ref()];
-        lab.run(Mode::Enforce).actor(words.into_iter().chain(["say".as_ref(), "hi".as_ref()]))
-    };
-    for (bytes, long) in [("1000", false), ("100000", true)] {
-        let outcome = run(bytes)?;
-        ensure!(outcome.stdout.contains("say=hi"), "{outcome}");
-        let last = outcome.events.of("exec").last().context("no exec")?;
-        ensure!(last.lists("flags", "argv_truncated") == long, "{bytes} bytes: {last}");
+    let actor = lab.actor()?.display().to_string();
+    let mut cases = Cases::new();
+    cases.add("short", format!("exec-long {actor} 1000 say short"));
+    cases.add("long", format!("exec-long {actor} 100000 say long"));
+    let batch = cases.run(lab)?;
+    for (name, long) in [("short", false), ("long", true)] {
+        batch.worked(name)?;
+        let flagged = batch.events.of("exec").any(|event| {
+            let own = event.lists("argv", name) || (long && !event.lists("argv", "short"));
+            own && event.lists("flags", "argv_truncated")
+        });
+        ensure!(flagged == long, "{name}: {}", batch.events);
     }
     Ok(())
 }
 
 fn script_and_interpreter_are_both_recorded(lab: &Lab) -> Result<()> {
     lab.policy(PROGRAMS)?;
-    let dir = lab.path("allowed");
-    fs::create_dir(&dir)?;
-    furnish(lab, &dir)?;
-    let forbidden = lab.path("forbidden");
-    fs::create_dir(&forbidden)?;
-    fs::copy(lab.actor()?, forbidden.join("program"))?;
-    let borrowed = dir.join("borrowed");
-    executable(&borrowed, &format!("#!{}/program say\n", forbidden.display()))?;
-
-    let script = dir.join("script");
-    let twin = lab.run(Mode::Enforce).actor(["exec".as_ref(), script.as_os_str()])?;
-    ensure!(twin.stdout.contains("ok say="), "{twin}");
-    let exec = twin.events.of("exec").last().context("no exec")?;
-    ensure!(exec.text("path") == script.to_string_lossy(), "{exec}");
-    ensure!(exec.text("interpreter") == dir.join("program").to_string_lossy(), "{exec}");
-
-    // An allowed script does not allow its interpreter.
-    let outcome = lab.run(Mode::Enforce).actor(["exec".as_ref(), borrowed.as_os_str()])?;
-    let mut violations = outcome.events.violations();
-    ensure!(violations.any(|event| event.text("category") == "exec"), "{outcome}");
-    ensure!(!outcome.stdout.contains("ok say="), "{outcome}");
+    let program = lab.file("allowed/program", "")?;
+    furnish(lab, &lab.path("allowed"))?;
+    let script = lab.path("allowed/script");
+    // Allowed itself, with an interpreter that is not; and the other way round.
+    let forbidden = lab.file("forbidden/program", "")?;
+    fs::copy(lab.actor()?, &forbidden)?;
+    let (borrowing, lending) = (lab.path("allowed/borrowing"), lab.path("forbidden/lending"));
+    executable(&borrowing, &format!("#!{} say\n", forbidden.display()))?;
+    executable(&lending, &format!("#!{} say\n", program.display()))?;
+    let mut cases = Cases::new();
+    for (name, path) in [("script", &script), ("borrowing", &borrowing), ("lending", &lending)] {
+        cases.add(name, format!("exec {} hi", path.display()));
+    }
+    let batch = cases.run(lab)?;
+    batch.worked("script")?;
+    let both = batch.events.of("exec").any(|event| {
+        let named = [event.text("path"), event.text("interpreter")];
+        named.contains(&&*script.to_string_lossy()) && named.contains(&&*program.to_string_lossy())
+    });
+    ensure!(both, "no exec of the script by its interpreter: {}", batch.events);
+    batch.quiet_about(&script)?;
+    batch.refused("borrowing")?;
+    batch.denied("exec", "exec", &forbidden)?;
+    if lab.backend() == Backend::Lsm {
+        // The tracepoint backend sees the script only as the string that was executed.
+        batch.refused("lending")?;
+        batch.denied("exec", "exec", &lending)?;
+    }
     Ok(())
 }

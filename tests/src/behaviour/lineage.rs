@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     Lab, Mode,
     behaviour::opens::DENYING,
+    cases::Cases,
     guard::{Guard, Technique, technique, unfurnished},
 };
 
@@ -27,7 +28,6 @@ const GUARD: Guard<'_> = Guard {
     forbidden: "forbidden",
     categories: &["file_read"],
     furnish: unfurnished,
-    refuses: false,
 };
 
 const DESCENDANTS: &[Technique] = &[
@@ -52,16 +52,21 @@ fn leaving_the_cgroup_does_not_leave_the_tree(lab: &Lab) -> Result<()> {
     lab.policy(DENYING)?;
     let cgroup = Cgroup::new(lab)?;
     let (plain, secret) = (lab.file("allowed/a", "plain")?, lab.file("forbidden/a", "secret")?);
+    let mut cases = Cases::new();
     for way in ["leave-cgroup", "into-cgroup"] {
-        let words = |file| [way.as_ref(), cgroup.0.as_os_str(), "read".as_ref(), file];
-        let outcome = lab.run(Mode::Enforce).actor(words(secret.as_os_str()))?;
-        outcome.events.violation("open", "file_read", &secret)?;
-        ensure!(!outcome.stdout.contains("ok"), "{way}: {outcome}");
-        let twin = lab.run(Mode::Enforce).actor(words(plain.as_os_str()))?;
-        ensure!(twin.stdout.starts_with("ok"), "{way}: {twin}");
-        twin.events.allowed("open", &plain)?;
+        for (side, file) in [("allowed", &plain), ("forbidden", &secret)] {
+            let (cgroup, file) = (cgroup.0.display(), file.display());
+            cases.add(&format!("{way}.{side}"), format!("{way} {cgroup} read {file}"));
+        }
     }
-    Ok(())
+    let batch = cases.run(lab)?;
+    for way in ["leave-cgroup", "into-cgroup"] {
+        batch.refused(&format!("{way}.forbidden"))?;
+        batch.worked(&format!("{way}.allowed"))?;
+    }
+    let secret = secret.to_string_lossy();
+    ensure!(batch.events.violations().filter(|event| event.names(&secret)).count() == 2, "{batch}");
+    batch.quiet_about(&plain)
 }
 
 /// A cgroup outside the monitor's, removed in the end.
@@ -86,12 +91,11 @@ impl Drop for Cgroup {
 fn first_act_of_the_server_is_judged(lab: &Lab) -> Result<()> {
     lab.policy(DENYING)?;
     let (plain, secret) = (lab.file("allowed/a", "plain")?, lab.file("forbidden/a", "secret")?);
-    for _ in 0..5 {
-        let outcome = lab.run(Mode::Enforce).actor(["open".as_ref(), secret.as_os_str()])?;
-        outcome.events.violation("open", "file_read", &secret)?;
-        ensure!(!outcome.stdout.starts_with("ok"), "{outcome}");
-    }
+    let outcome = lab.run(Mode::Enforce).actor(["open".as_ref(), secret.as_os_str()])?;
+    outcome.events.violation("open", "file_read", &secret)?;
+    ensure!(!outcome.stdout.starts_with("ok"), "{outcome}");
     let twin = lab.run(Mode::Enforce).actor(["open".as_ref(), plain.as_os_str()])?;
+    ensure!(twin.stdout.starts_with("ok"), "{twin}");
     twin.events.allowed("open", &plain).map(|_| ())
 }
 
@@ -99,20 +103,21 @@ fn reused_process_id_is_another_process(lab: &Lab) -> Result<()> {
     lab.policy(DENYING)?;
     let (plain, secret) = (lab.file("allowed/a", "plain")?, lab.file("forbidden/a", "secret")?);
     let pid = free_process_id()?;
-    let twice = format!(
-        "with-pid {pid} read {plain}\nwith-pid {pid} read {plain}",
-        plain = plain.display()
-    );
-    let cases = lab.file("cases", twice.replace("with-pid", "x with-pid"))?;
-    let outcome = lab.run(Mode::Enforce).actor(["batch".as_ref(), cases.as_os_str()])?;
-    let starts: Vec<Option<u64>> = outcome
+    let mut cases = Cases::new();
+    for name in ["first", "second"] {
+        cases.add(name, format!("with-pid {pid} read {}", plain.display()));
+    }
+    let batch = cases.run(lab)?;
+    batch.worked("first")?;
+    batch.worked("second")?;
+    let starts: Vec<Option<u64>> = batch
         .events
         .of("open")
         .filter(|event| event.number("process.tgid") == Some(pid))
         .filter(|event| event.names(&plain.to_string_lossy()))
         .map(|event| event.number("process.start_ns"))
         .collect();
-    ensure!(starts.len() == 2 && starts[0] != starts[1], "{starts:?} of {pid}: {outcome}");
+    ensure!(starts.len() == 2 && starts[0] != starts[1], "{starts:?} of {pid}\n{batch}");
     // Outside the tree the same number is nobody's: it may read what the rules deny.
     let pid = pid.to_string();
     let words = ["with-pid".as_ref(), pid.as_ref(), "read".as_ref(), secret.as_os_str()];
@@ -130,22 +135,22 @@ fn free_process_id() -> Result<u64> {
 
 fn interpreters_are_judged_by_what_they_do(lab: &Lab) -> Result<()> {
     lab.policy(DENYING)?;
-    let (plain, secret) = (lab.file("allowed/a", "plain")?, lab.file("forbidden/a", "secret")?);
-    for (file, forbidden) in [(&plain, false), (&secret, true)] {
-        let code = format!("read line < {}; echo \"got $line\"", file.display());
-        let script = lab.file("script", &code)?;
-        let by_argument = lab.run(Mode::Enforce).command(["/bin/sh", "-c", &code])?;
-        let by_stdin =
-            lab.run(Mode::Enforce).stdin(fs::File::open(script)?).command(["/bin/sh", "-s"])?;
-        for outcome in [by_argument, by_stdin] {
-            if forbidden {
-                outcome.events.violation("open", "file_read", file)?;
-                ensure!(!outcome.stdout.contains("secret"), "{outcome}");
-            } else {
-                outcome.events.allowed("open", file)?;
-                ensure!(outcome.stdout.contains("got plain"), "{outcome}");
-            }
-        }
+    let (plain, secret) = (lab.file("allowed/a", "plain\n")?, lab.file("forbidden/a", "secret\n")?);
+    let mut cases = Cases::new();
+    for (side, file) in [("allowed", &plain), ("forbidden", &secret)] {
+        let code = format!("read line < {} && echo ok || echo denied", file.display());
+        let script = lab.file(format!("allowed/script-{side}"), &code)?;
+        cases.add(&format!("argument.{side}"), format!("exec /bin/sh -c '{code}'"));
+        let script = script.display();
+        cases.add(&format!("stdin.{side}"), format!("stdin {script} , exec /bin/sh -s"));
     }
-    Ok(())
+    let batch = cases.run(lab)?;
+    for way in ["argument", "stdin"] {
+        batch.worked(&format!("{way}.allowed"))?;
+        let line = batch.line(&format!("{way}.forbidden"));
+        ensure!(line.contains("ok") != batch.enforcing, "{way}: {line}\n{batch}");
+    }
+    let secret = secret.to_string_lossy();
+    ensure!(batch.events.violations().filter(|event| event.names(&secret)).count() == 2, "{batch}");
+    batch.quiet_about(&plain)
 }

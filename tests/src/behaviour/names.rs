@@ -1,13 +1,14 @@
 //! Other names for a file do not take it out of the rules: rows 24 to 30 and 45 of the threat
 //! list in the documentation.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Result, ensure};
 
 use crate::{
-    Backend, Lab, Mode,
+    Lab,
     behaviour::opens::DENYING,
+    cases::Cases,
     guard::{Guard, Technique, technique, unfurnished},
 };
 
@@ -17,6 +18,7 @@ crate::tests! {
         files_of_a_set_keep_their_label_under_other_names,
         hard_link_from_before_is_still_the_secret,
         moving_secrets_is_judged_as_a_change,
+        moving_an_ancestor_of_secrets_is_judged_as_a_change,
         replacing_a_persistence_file_is_judged_as_a_change,
         mounts_are_ways_out,
         path_beyond_the_bounds_is_refused,
@@ -30,7 +32,6 @@ const GUARD: Guard<'_> = Guard {
     forbidden: "forbidden",
     categories: &["file_read", "file_write"],
     furnish: unfurnished,
-    refuses: false,
 };
 
 const ROUNDABOUT: &[Technique] = &[
@@ -63,7 +64,6 @@ const SECRET_GUARD: Guard<'_> = Guard {
     forbidden: ".ssh",
     categories: &["secret"],
     furnish: unfurnished,
-    refuses: false,
 };
 
 const BIND: &str =
@@ -83,7 +83,9 @@ const LABELLED: &[Technique] = &[
     technique("bind", "open", BIND),
     technique("move-mount", "open", MOVE_MOUNT),
     technique("open-tree", "open", "open-tree {dir} {name}"),
-    technique("overlay", "open", OVERLAY).optional(),
+    technique("overlay", "open", OVERLAY)
+        .optional()
+        .unseen("the descriptor shows the overlay's inode, not the file behind it"),
     technique("pivot-root", "open", PIVOT).optional(),
     technique("chroot", "open", "chroot {dir} , read /{name}"),
     technique("link", "change|open", "link {file} {scratch}/hard , read {scratch}/hard"),
@@ -101,18 +103,20 @@ fn files_of_a_set_keep_their_label_under_other_names(lab: &Lab) -> Result<()> {
 
 fn hard_link_from_before_is_still_the_secret(lab: &Lab) -> Result<()> {
     lab.policy(SECRETS)?;
-    let key = lab.file(".ssh/id_ed25519", "secret\n")?;
+    let key = lab.file(".ssh/work", "secret\n")?;
     let plain = lab.file("notes", "plain\n")?;
     let (to_key, to_plain) = (lab.path("project-a"), lab.path("project-b"));
     fs::hard_link(&key, &to_key)?;
     fs::hard_link(&plain, &to_plain)?;
-    let outcome = lab.run(Mode::Enforce).actor(["read".as_ref(), to_key.as_os_str()])?;
-    let event = outcome.events.violation("open", "secret", &to_key)?;
+    let mut cases = Cases::new();
+    cases.add("key", format!("read {}", to_key.display()));
+    cases.add("plain", format!("read {}", to_plain.display()));
+    let batch = cases.run(lab)?;
+    batch.refused("key")?;
+    let event = batch.denied("open", "secret", &to_key)?;
     ensure!(event.lists("labels", "secrets") && event.number("nlink") == Some(2), "{event}");
-    ensure!(!outcome.stdout.starts_with("ok"), "{outcome}");
-    let twin = lab.run(Mode::Enforce).actor(["read".as_ref(), to_plain.as_os_str()])?;
-    ensure!(twin.stdout.starts_with("ok"), "{twin}");
-    twin.events.allowed("open", &to_plain).map(|_| ())
+    batch.worked("plain")?;
+    batch.quiet_about(&to_plain)
 }
 
 const MOVES: &[Technique] = &[
@@ -137,25 +141,28 @@ sets = { secrets = "deny", sensitive = "allow", persistence = "allow", mcp_confi
         categories: &["secret", "file_write"],
         ..SECRET_GUARD
     };
-    read_only.check(lab, MOVES)?;
-    // An ancestor that no rule names moves the secrets beneath it all the same.
+    read_only.check(lab, MOVES)
+}
+
+fn moving_an_ancestor_of_secrets_is_judged_as_a_change(lab: &Lab) -> Result<()> {
     lab.policy(SECRETS)?;
-    let token = lab.file(".config/gh/hosts.yml", "secret\n")?;
-    let (ancestor, moved) = (lab.path(".config"), lab.path("moved"));
-    let words = ["rename".as_ref(), ancestor.as_os_str(), moved.as_os_str()];
-    let outcome = lab.run(Mode::Enforce).actor(words)?;
-    ensure!(outcome.events.violations().any(|event| event.kind() == "change"), "{outcome}");
-    ensure!(token.exists() == (lab.backend() == Backend::Lsm), "{outcome}");
-    if !token.exists() {
-        fs::rename(&moved, &ancestor)?;
-    }
-    // The same by an exchange, from the other side.
+    let (gh, keyring) = (".config/gh/hosts.yml", ".local/share/keyrings/login");
+    let secrets = [lab.file(gh, "secret\n")?, lab.file(keyring, "secret\n")?];
+    lab.file("other/plain", "plain\n")?;
     fs::create_dir(lab.path("empty"))?;
-    let empty = lab.path("empty");
-    let words = ["exchange".as_ref(), empty.as_os_str(), ancestor.as_os_str()];
-    let outcome = lab.run(Mode::Enforce).actor(words)?;
-    ensure!(outcome.events.violations().any(|event| event.kind() == "change"), "{outcome}");
-    ensure!(token.exists() == (lab.backend() == Backend::Lsm), "{outcome}");
+    let home = lab.home().display().to_string();
+    let mut cases = Cases::new();
+    cases.add("rename", format!("rename {home}/.config {home}/moved"));
+    cases.add("exchange", format!("exchange {home}/empty {home}/.local"));
+    cases.add("plain", format!("rename {home}/other {home}/another"));
+    let batch = cases.run(lab)?;
+    batch.refused("rename")?;
+    batch.denied("change", "secret", lab.path(".config"))?;
+    batch.refused("exchange")?;
+    batch.denied("change", "secret", lab.path(".local"))?;
+    batch.worked("plain")?;
+    batch.quiet_about(lab.path("other"))?;
+    ensure!(secrets.iter().all(|path| path.exists() == batch.enforcing), "{batch}");
     Ok(())
 }
 
@@ -163,77 +170,74 @@ fn replacing_a_persistence_file_is_judged_as_a_change(lab: &Lab) -> Result<()> {
     lab.policy(&SECRETS.replace("persistence = \"allow\"", "persistence = \"deny\""))?;
     let profile = lab.file(".bashrc", "# mine\n")?;
     let other = lab.file("work/notes", "plain\n")?;
-    for (target, forbidden) in [(&profile, true), (&other, false)] {
-        let new = lab.file("work/new", "evil\n")?;
-        let words = ["rename".as_ref(), new.as_os_str(), target.as_os_str()];
-        let outcome = lab.run(Mode::Enforce).actor(words)?;
-        if forbidden {
-            outcome.events.violation("change", "persistence", target)?;
-            let whole = fs::read(target)? == b"# mine\n";
-            ensure!(whole == (lab.backend() == Backend::Lsm), "{outcome}");
-        } else {
-            outcome.events.allowed("change", target)?;
-            ensure!(outcome.stdout.starts_with("ok"), "{outcome}");
-        }
+    let mut cases = Cases::new();
+    for (name, target) in [("profile", &profile), ("other", &other)] {
+        let new = lab.file(format!("work/for-{name}"), "evil\n")?;
+        cases.add(name, format!("rename {} {}", new.display(), target.display()));
     }
-    Ok(())
+    let batch = cases.run(lab)?;
+    batch.refused("profile")?;
+    batch.denied("change", "persistence", &profile)?;
+    ensure!((fs::read(&profile)? == b"# mine\n") == batch.enforcing, "{batch}");
+    batch.worked("other")?;
+    batch.quiet_about(&other)
 }
 
 fn mounts_are_ways_out(lab: &Lab) -> Result<()> {
     lab.policy(&SECRETS.replace("escape = \"allow\"", "escape = \"deny\""))?;
     let target = lab.path("mnt");
     fs::create_dir(&target)?;
-    for steps in ["unshare-mount , mount-tmpfs {}", "unshare-mount , move-mount /usr {}"] {
-        let steps = steps.replace("{}", &target.to_string_lossy());
-        let outcome = lab.run(Mode::Enforce).actor(steps.split_whitespace())?;
-        let mut violations = outcome.events.violations();
-        ensure!(violations.any(|event| event.text("category") == "escape"), "{outcome}");
-        ensure!(!outcome.stdout.starts_with("ok"), "{outcome}");
+    let file = lab.file("mnt/file", "plain\n")?;
+    let mut cases = Cases::new();
+    cases.add("mount", format!("mount-tmpfs {0} , umount {0}", target.display()));
+    cases.add("bind", format!("bind /usr {0} , umount {0}", target.display()));
+    cases.add("move-mount", format!("move-mount /usr {0} , umount {0}", target.display()));
+    cases.add("plain", format!("read {}", file.display()));
+    let batch = cases.run(lab)?;
+    for name in ["mount", "bind", "move-mount"] {
+        batch.refused(name)?;
     }
-    let twin = lab.run(Mode::Enforce).actor(["read", "/etc/passwd"])?;
-    ensure!(twin.stdout.starts_with("ok"), "{twin}");
-    twin.events.assert_quiet()
+    let mounts = batch.events.violations().filter(|event| {
+        let right = event.kind() == "mount" && event.text("category") == "escape";
+        right && event.names(&target.to_string_lossy()) && batch.is_denied(event)
+    });
+    ensure!(mounts.count() == 3, "{batch}");
+    batch.worked("plain")?;
+    batch.quiet_about(&file)
 }
 
-/// More bytes than a path may have, and more levels than the kernel programs climb.
-const DEEP: [(&str, &str); 2] = [("30", "200"), ("2200", "1")];
+/// Levels and length of names: more bytes than a path may have, more levels than the kernel
+/// programs climb, and as much as they take.
+const DEEP: [(&str, u32, u32); 3] = [("long", 30, 200), ("deep", 2200, 1), ("fits", 18, 200)];
 
 fn path_beyond_the_bounds_is_refused(lab: &Lab) -> Result<()> {
     lab.policy(DENYING)?;
-    let top = lab.path("allowed");
-    fs::create_dir(&top)?;
-    for (levels, length) in DEEP {
-        deep_make(lab, &top, levels, length)?;
-        let outcome = deep_read(lab, &top, levels, length)?;
-        let mut violations = outcome.events.violations();
-        let found = violations.find(|event| event.field("truncated") == Some(&true.into()));
-        ensure!(found.is_some_and(|event| event.text("reason") == "bound"), "{outcome}");
-        ensure!(!outcome.stdout.starts_with("ok"), "{outcome}");
-        fs::remove_dir_all(&top)?;
-        fs::create_dir(&top)?;
+    let (mut make, mut read) = (Cases::new(), Cases::new());
+    for (name, levels, length) in DEEP {
+        let top = lab.path(format!("allowed/{name}"));
+        fs::create_dir_all(&top)?;
+        make.add(name, format!("deep-make {} {levels} {length}", top.display()));
+        read.add(name, format!("deep-read {} {levels} {length}", top.display()));
     }
-    deep_make(lab, &top, "18", "200")?;
-    let twin = deep_read(lab, &top, "18", "200")?;
-    ensure!(twin.stdout.starts_with("ok"), "{twin}");
-    twin.events.assert_quiet()
-}
-
-fn deep_make(lab: &Lab, top: &Path, levels: &str, length: &str) -> Result<()> {
-    let words = ["deep-make".as_ref(), top.as_os_str(), levels.as_ref(), length.as_ref()];
-    let made = lab.actor_alone(words)?;
-    ensure!(made.starts_with("ok"), "cannot make the directories: {made}");
+    for (name, line) in make.alone(lab)? {
+        ensure!(line.starts_with("ok"), "{name}: cannot make the directories: {line}");
+    }
+    let batch = read.run(lab)?;
+    batch.refused("long")?;
+    batch.refused("deep")?;
+    batch.worked("fits")?;
+    let beyond = batch.events.violations().filter(|event| {
+        let flagged = event.field("truncated") == Some(&true.into());
+        flagged && event.text("reason") == "bound" && batch.is_denied(event)
+    });
+    ensure!(beyond.count() == 2 && batch.events.violations().count() == 2, "{batch}");
     Ok(())
-}
-
-fn deep_read(lab: &Lab, top: &Path, levels: &str, length: &str) -> Result<crate::Outcome> {
-    let words = ["deep-read".as_ref(), top.as_os_str(), levels.as_ref(), length.as_ref()];
-    lab.run(Mode::Enforce).actor(words)
 }
 
 /// What may be read and executed is named from the root.
 const ROOTED: &str = r#"
 [files]
-read = ["/srv/e2e-allowed/**", "${HOME}/plain/**"]
+read = ["/srv/e2e-allowed/**", "${HOME}/plain/**", "${HOME}/cases", "/proc/**"]
 [exec]
 allow = ["/srv/e2e-allowed/**"]
 [response]
@@ -243,23 +247,27 @@ sets = { secrets = "allow", sensitive = "allow", persistence = "allow", mcp_conf
 
 fn detached_mount_does_not_take_on_an_allowed_name(lab: &Lab) -> Result<()> {
     lab.policy(ROOTED)?;
-    let tree = lab.path("tree");
+    let tree = lab.path("tree").display().to_string();
     let program = lab.file("tree/srv/e2e-allowed/program", "")?;
     fs::copy(lab.actor()?, &program)?;
     let plain = lab.file("plain/notes", "plain\n")?;
-    let name = "srv/e2e-allowed/program";
-    let read = ["open-tree".as_ref(), tree.as_os_str(), name.as_ref()];
-    let exec = ["open-tree-exec".as_ref(), tree.as_os_str(), name.as_ref(), "say".as_ref()];
-    let exec: Vec<_> = exec.into_iter().chain(["hi".as_ref()]).collect();
-    for (words, category) in [(&read[..], "file_read"), (&exec[..], "exec")] {
-        let free = lab.actor_alone(words)?;
-        ensure!(free.starts_with("ok"), "without the monitor: {free}");
-        let outcome = lab.run(Mode::Enforce).actor(words)?;
-        let mut violations = outcome.events.violations();
-        ensure!(violations.any(|event| event.text("category") == category), "{outcome}");
-        ensure!(!outcome.stdout.starts_with("ok"), "{outcome}");
+    let mut cases = Cases::new();
+    cases.add("read", format!("open-tree {tree} srv/e2e-allowed/program"));
+    cases.add("exec", format!("open-tree-exec {tree} srv/e2e-allowed/program say hi"));
+    cases.add("plain", format!("read {}", plain.display()));
+    for (name, line) in cases.alone(lab)? {
+        ensure!(line.starts_with("ok"), "{name} without the monitor: {line}");
     }
-    let twin = lab.run(Mode::Enforce).actor(["read".as_ref(), plain.as_os_str()])?;
-    ensure!(twin.stdout.starts_with("ok"), "{twin}");
-    twin.events.assert_quiet()
+    let batch = cases.run(lab)?;
+    batch.refused("read")?;
+    batch.refused("exec")?;
+    for category in ["file_read", "exec"] {
+        let mut violations = batch.events.violations();
+        let found = violations.any(|event| {
+            event.text("category") == category && batch.is_denied(event)
+        });
+        ensure!(found, "no violation ({category})\n{batch}");
+    }
+    batch.worked("plain")?;
+    batch.quiet_about(&plain)
 }

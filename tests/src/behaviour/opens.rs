@@ -1,10 +1,13 @@
 //! Every way to open a file comes under the rules: rows 1 to 5, 22 and 23 of the threat list in
 //! the documentation.
 
+use std::{fs, os::unix::fs::symlink};
+
 use anyhow::{Result, ensure};
 
 use crate::{
-    Backend, Lab, Mode,
+    Lab, Mode,
+    cases::Cases,
     guard::{Guard, Technique, technique, unfurnished},
 };
 
@@ -12,8 +15,7 @@ crate::tests! {
     both: [
         reads_are_judged_by_whatever_call,
         writes_are_judged_by_whatever_call,
-        name_changed_by_another_thread_does_not_deceive,
-        link_changed_by_another_thread_does_not_deceive,
+        racing_threads_do_not_deceive,
     ],
     lsm: [refused_truncation_leaves_the_file_whole],
     tracepoint: [forbidden_open_ends_the_tree],
@@ -36,7 +38,6 @@ const GUARD: Guard<'_> = Guard {
     forbidden: "forbidden",
     categories: &["file_read", "file_write"],
     furnish: unfurnished,
-    refuses: false,
 };
 
 const NO_DESCRIPTOR: &str = "the file gets no descriptor of the process";
@@ -84,51 +85,41 @@ fn writes_are_judged_by_whatever_call(lab: &Lab) -> Result<()> {
     GUARD.check(lab, WRITES)
 }
 
-/// Two files whose names differ in one letter, and what their race came to: the monitored run's
-/// line, after the unmonitored one got the secret.
-fn race(lab: &Lab, steps: impl Fn(&str, &str) -> Vec<String>) -> Result<()> {
+fn racing_threads_do_not_deceive(lab: &Lab) -> Result<()> {
     lab.policy(DENYING)?;
-    let (one, other) = (lab.file("allowed/a", "plain\n")?, lab.file("forbidden/a", "secret\n")?);
+    let (plain, secret) = (lab.file("allowed/a", "plain\n")?, lab.file("forbidden/a", "secret\n")?);
+    // Links to the directories, so that the names that race differ in one letter.
     let aliases = [lab.path("a"), lab.path("b")];
-    // Directory links, so that the names that race differ in one letter.
-    std::os::unix::fs::symlink(one.with_file_name(""), &aliases[0])?;
-    std::os::unix::fs::symlink(other.with_file_name(""), &aliases[1])?;
-    let [plain, secret] = aliases.map(|alias| alias.join("a").to_string_lossy().into_owned());
-    let steps = steps(&plain, &secret);
-    let free = lab.actor_alone(&steps)?;
-    ensure!(free.starts_with("ok"), "the race cannot be won without the monitor: {free}");
-
-    let outcome = lab.run(Mode::Enforce).actor(&steps)?;
-    outcome.events.violation("open", "file_read", &other)?;
-    match lab.backend() {
-        Backend::Lsm => ensure!(outcome.stdout.starts_with("denied errno=1"), "{outcome}"),
-        Backend::Tracepoint => ensure!(outcome.code() == 128 + libc::SIGKILL, "{outcome}"),
+    for (alias, file) in aliases.iter().zip([&plain, &secret]) {
+        symlink(file.with_file_name(""), alias)?;
     }
-    let quiet = !outcome.events.violations().any(|event| event.names(&one.to_string_lossy()));
-    ensure!(quiet, "the allowed file is a violation: {outcome}");
-    Ok(())
-}
-
-fn name_changed_by_another_thread_does_not_deceive(lab: &Lab) -> Result<()> {
-    race(lab, |plain, secret| vec!["toctou".into(), plain.into(), secret.into()])
-}
-
-fn link_changed_by_another_thread_does_not_deceive(lab: &Lab) -> Result<()> {
-    let link = lab.path("link").to_string_lossy().into_owned();
-    race(lab, |plain, secret| {
-        vec!["swap-link".into(), plain.into(), secret.into(), link.clone()]
-    })
+    let [one, other] = aliases.map(|alias| alias.join("a").display().to_string());
+    let link = lab.path("link").display().to_string();
+    let mut cases = Cases::new();
+    cases.add("name", format!("toctou {one} {other}"));
+    cases.add("link", format!("swap-link {one} {other} {link}"));
+    for (name, line) in cases.alone(lab)? {
+        ensure!(line.starts_with("ok"), "{name}: the race cannot be won at all: {line}");
+    }
+    let batch = cases.run(lab)?;
+    batch.refused("name")?;
+    batch.refused("link")?;
+    batch.denied("open", "file_read", &secret)?;
+    batch.quiet_about(&plain)
 }
 
 fn refused_truncation_leaves_the_file_whole(lab: &Lab) -> Result<()> {
     lab.policy(DENYING)?;
     let kept = lab.file("forbidden/kept", "precious\n")?;
     let emptied = lab.file("allowed/emptied", "worthless\n")?;
-    for file in [&kept, &emptied] {
-        lab.run(Mode::Enforce).actor(["open-truncate".as_ref(), file.as_os_str()])?;
-    }
-    ensure!(std::fs::read(&kept)? == b"precious\n", "the file was changed");
-    ensure!(std::fs::read(&emptied)? == b"actor\n", "the allowed twin was not");
+    let mut cases = Cases::new();
+    cases.add("forbidden", format!("open-truncate {}", kept.display()));
+    cases.add("allowed", format!("open-truncate {}", emptied.display()));
+    let batch = cases.run(lab)?;
+    batch.refused("forbidden")?;
+    batch.worked("allowed")?;
+    ensure!(fs::read(&kept)? == b"precious\n", "the file was changed");
+    ensure!(fs::read(&emptied)? == b"actor\n", "the allowed twin was not");
     Ok(())
 }
 

@@ -4,14 +4,17 @@
 use std::{
     os::{
         linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixDatagram, UnixListener},
+        unix::{
+            fs::symlink,
+            net::{SocketAddr, UnixDatagram, UnixListener},
+        },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{Backend, Lab, Mode, guard::results};
+use crate::{Lab, cases::Cases};
 
 crate::tests! {
     both: [
@@ -87,80 +90,63 @@ const WAYS: &[(&str, &str, bool)] = &[
 fn peers_are_judged_by_where_they_are_bound(lab: &Lab) -> Result<()> {
     lab.policy(SOCKETS)?;
     let peers = [Peers::open(lab, "allowed")?, Peers::open(lab, "forbidden")?];
-    let mut text = String::new();
+    let mut cases = Cases::new();
     for (name, steps, _) in WAYS {
         for (side, peer) in ["allowed", "forbidden"].into_iter().zip(&peers) {
             let steps = steps
                 .replace("{dir}", &peer.dir.to_string_lossy())
                 .replace("{side}", side)
                 .replace("{id}", &std::process::id().to_string());
-            text.push_str(&format!("{name}.{side} {steps}\n"));
+            cases.add(&format!("{name}.{side}"), steps);
         }
     }
-    let cases = lab.file("cases", text)?;
-    let free = results(&lab.actor_alone(["batch".as_ref(), cases.as_os_str()])?);
+    let free = cases.alone(lab)?;
     ensure!(free.values().all(|line| line.starts_with("ok")), "without the monitor: {free:#?}");
     for peer in &peers {
         peer.arrived();
         std::fs::remove_file(peer.dir.join("link"))?;
     }
-
-    let enforcing = lab.backend() == Backend::Lsm;
-    let mode = if enforcing { Mode::Enforce } else { Mode::Observe };
-    let outcome = lab.run(mode).actor(["batch".as_ref(), cases.as_os_str()])?;
-    let said = results(&outcome.stdout);
-    let mut wrong = Vec::new();
-    for (name, _, by_argument) in WAYS {
-        let [yes, no] = ["allowed", "forbidden"]
-            .map(|side| said.get(&format!("{name}.{side}")).map_or("no result", String::as_str));
-        if !yes.starts_with("ok") {
-            wrong.push(format!("{name}.allowed: {yes}"));
-        }
-        if enforcing != no.starts_with("denied errno=1") {
-            wrong.push(format!("{name}.forbidden: {no}"));
-        }
-        let _ = by_argument;
+    let batch = cases.run(lab)?;
+    for (name, ..) in WAYS {
+        batch.worked(&format!("{name}.allowed"))?;
+        batch.refused(&format!("{name}.forbidden"))?;
     }
-    let expected = WAYS.iter().filter(|(.., by_argument)| enforcing || *by_argument).count();
-    let found = outcome.events.violations().filter(|event| {
-        let forbidden = event.text("path").contains("forbidden");
-        event.kind() == "unix" && event.text("category") == "unix" && forbidden
+    let expected = WAYS.iter().filter(|(.., by_argument)| batch.enforcing || *by_argument).count();
+    let found = batch.events.violations().filter(|event| {
+        let right = event.kind() == "unix" && event.text("category") == "unix";
+        right && event.text("path").contains("forbidden") && batch.is_denied(event)
     });
     let found = found.count();
-    if found < expected {
-        wrong.push(format!("{found} violations of at least {expected}"));
-    }
-    for event in outcome.events.violations().filter(|event| event.text("path").contains("allowed")) {
-        wrong.push(format!("not expected: {event}"));
-    }
+    ensure!(found >= expected, "{found} violations of at least {expected}\n{batch}");
+    let mut violations = batch.events.violations();
+    ensure!(!violations.any(|event| event.text("path").contains("allowed")), "{batch}");
     let arrived = peers[1].arrived();
-    ensure!(!enforcing || arrived == 0, "{arrived} arrived at forbidden sockets");
-    ensure!(wrong.is_empty(), "{wrong:#?}\n{}", outcome.events);
+    ensure!(!batch.enforcing || arrived == 0, "{arrived} arrived at forbidden sockets");
     Ok(())
 }
 
 fn container_engine_socket_is_a_way_out(lab: &Lab) -> Result<()> {
-    lab.policy(&SOCKETS.replace("escape = \"allow\"", "escape = \"deny\"").replace(
-        "unix = \"deny\"",
-        "unix = \"allow\"",
-    ))?;
-    let path = std::path::Path::new("/run/docker.sock");
+    let lenient = SOCKETS.replace("unix = \"deny\"", "unix = \"allow\"");
+    lab.policy(&lenient.replace("escape = \"allow\"", "escape = \"deny\""))?;
+    let path = Path::new("/run/docker.sock");
     if path.exists() {
         return crate::skip("a container engine runs here");
     }
-    let engine = Removed(UnixListener::bind(path).context("/run/docker.sock")?);
+    let _engine = Removed(UnixListener::bind(path).context("/run/docker.sock")?);
+    let other = lab.path("other.sock");
+    let _other = UnixListener::bind(&other)?;
     let link = lab.path("innocent.sock");
-    std::os::unix::fs::symlink(path, &link)?;
-    let given = if lab.backend() == Backend::Lsm { link.as_path() } else { path };
-    let outcome = lab.run(Mode::Enforce).actor(["unix-stream".as_ref(), given.as_os_str()])?;
-    outcome.events.violation("unix", "escape", path)?;
-    ensure!(!outcome.stdout.starts_with("ok"), "{outcome}");
-    drop(engine);
-    let other = UnixListener::bind(lab.path("other.sock"))?;
-    let path = lab.path("other.sock");
-    let twin = lab.run(Mode::Enforce).actor(["unix-stream".as_ref(), path.as_os_str()])?;
-    ensure!(twin.stdout.starts_with("ok") && other.local_addr().is_ok(), "{twin}");
-    twin.events.assert_quiet()
+    symlink(path, &link)?;
+    let mut cases = Cases::new();
+    cases.add("plain", format!("unix-stream {}", path.display()));
+    cases.add("link", format!("unix-stream {}", link.display()));
+    cases.add("other", format!("unix-stream {}", other.display()));
+    let batch = cases.run(lab)?;
+    batch.refused("plain")?;
+    batch.refused("link")?;
+    batch.denied("unix", "escape", path)?;
+    batch.worked("other")?;
+    batch.quiet_about(&other)
 }
 
 /// Takes the socket's file away in the end.

@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc};
 use monitor_common::{
     automaton::{ByteClasses, Row, classify},
     network::{AddressRules, canonical, canonical_local},
-    policy::{Label, Policy, TABLES, access, class, mode},
+    policy::{Label, Policy, access, class, mode},
 };
 
 use super::{

@@ -187,6 +187,15 @@ fn heads_of_files_are_checked() {
 }
 
 #[test]
+fn the_example_in_the_docs_is_accepted() {
+    let docs = include_str!("../../../../docs/rules.md");
+    let example = docs.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    if let Err(findings) = parse_server(example, "notes") {
+        panic!("{}", findings[0]);
+    }
+}
+
+#[test]
 fn several_findings_come_at_once() {
     let text = "[files]\nraed = []\nread = [\"x\", 1]\n[network]\nconnect = [\"x\"]";
     let findings = Fixture::new().server(text).findings();

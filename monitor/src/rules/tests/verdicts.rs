@@ -130,6 +130,9 @@ fn labels_stand_on_members_that_exist() {
         fs::create_dir_all(home.join(name)).unwrap();
     }
     fs::write(home.join(".netrc"), "").unwrap();
+    fs::write(home.join(".ssh/alone"), "").unwrap();
+    fs::write(home.join(".ssh/twice"), "").unwrap();
+    fs::hard_link(home.join(".ssh/twice"), home.join("elsewhere")).unwrap();
     fs::write(home.join(".config/a/Login Data"), "").unwrap();
     let secrets = "schema = 1\nset = \"secrets\"\naccess = [\"read\"]\npaths = [\"${HOME}/.ssh/**\", \
                    \"${HOME}/.netrc\", \"${HOME}/.config/*/Login Data\", \"${HOME}/.missing\", \
@@ -139,6 +142,6 @@ fn labels_stand_on_members_that_exist() {
     let bit = class::of_set(set::SECRETS);
     let labels: BTreeMap<PathBuf, (u32, u32)> =
         fixture.compile().labels.into_iter().map(|(p, l)| (p, (l.own, l.beneath))).collect();
-    let expected = [(".ssh", bit), (".netrc", 0), (".config/a/Login Data", 0)];
+    let expected = [(".ssh", bit), (".ssh/twice", 0), (".netrc", 0), (".config/a/Login Data", 0)];
     assert_eq!(labels, expected.map(|(name, beneath)| (home.join(name), (bit, beneath))).into());
 }

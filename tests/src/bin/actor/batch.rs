@@ -47,7 +47,7 @@ fn run_case(line: &str) -> Result<(), Failure> {
     let Some((name, steps)) = line.trim().split_once(' ') else {
         return Ok(());
     };
-    let words: Vec<OsString> = steps.split_whitespace().map(OsString::from).collect();
+    let words = words(steps);
     let (output, input) = sys::pipe()?;
     let pid = sys::fork()?;
     if pid == 0 {
@@ -71,4 +71,17 @@ fn run_case(line: &str) -> Result<(), Failure> {
     };
     writeln!(std::io::stdout(), "{name} {verdict}")
         .map_err(|error| Failure::call("write", error.raw_os_error().unwrap_or(0)))
+}
+
+/// Words between spaces; single quotes hold one together.
+fn words(steps: &str) -> Vec<OsString> {
+    let mut words = Vec::new();
+    for (index, part) in steps.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.into());
+        } else {
+            words.extend(part.split_whitespace().map(OsString::from));
+        }
+    }
+    words
 }

@@ -14,6 +14,10 @@ use crate::{
 pub const STEPS: &[Step] = &[
     step("read", "PATH", read),
     step("open", "PATH", |words| open(&words.path(0), libc::O_RDONLY).and_then(|_| done(""))),
+    step("stdin", "PATH", |words| {
+        let file = open(&words.path(0), libc::O_RDONLY)?;
+        sys!(SYS_dup2, file.as_raw_fd(), 0).and_then(|_| done(""))
+    }),
     step("stat", "PATH", |words| sys::identity(&words.path(0)).and_then(|_| done(""))),
     step("write", "PATH", |words| write(&open(&words.path(0), libc::O_WRONLY)?)),
     step("append", "PATH", |words| write(&open(&words.path(0), libc::O_WRONLY | libc::O_APPEND)?)),

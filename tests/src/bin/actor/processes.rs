@@ -13,12 +13,12 @@ pub const STEPS: &[Step] = &[
     wrapper("with-child", "STEP...", with_child),
     step("vm-read", "PID ADDRESS", |words| {
         transfer(words, |pid, local, remote| {
-            sys!(SYS_process_vm_readv, pid, local, 1, remote, 1, 0)
+            sys!(SYS_process_vm_readv, pid, local, 1_usize, remote, 1_usize, 0_usize)
         })
     }),
     step("vm-write", "PID ADDRESS", |words| {
         transfer(words, |pid, local, remote| {
-            sys!(SYS_process_vm_writev, pid, local, 1, remote, 1, 0)
+            sys!(SYS_process_vm_writev, pid, local, 1_usize, remote, 1_usize, 0_usize)
         })
     }),
     step("proc-mem", "PID ADDRESS", proc_mem),
