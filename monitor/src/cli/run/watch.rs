@@ -51,7 +51,6 @@ impl Run {
     /// # Errors
     /// When the kernel refuses what watching takes. The tree is ended then.
     pub fn watch(mut self, is_root: bool) -> anyhow::Result<u8> {
-        give_memory_back();
         if is_root {
             self.warn_of_root();
         }
@@ -137,13 +136,6 @@ impl Run {
         summarise(sinks, &name, &totals);
         Ok(ended.exit_code())
     }
-}
-
-/// What compiling rules and loading kernel programs took and freed goes back to the kernel: the C
-/// library would keep most of it for as long as we run.
-fn give_memory_back() {
-    // SAFETY: malloc_trim has no preconditions.
-    unsafe { libc::malloc_trim(0) };
 }
 
 fn counters(kernel: &Kernel) -> Result<crate::enrich::Counters, KernelError> {

@@ -15,6 +15,9 @@ use crate::fixture::{Fixture, Record, count_lines, lost, rss_anon};
 /// Between two looks at the agent's memory.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// A recording of this length holds events of the server.
+const STARTED_BYTES: u64 = 4 << 20;
+
 /// What came of one flood.
 struct Outcome {
     opens: u64,
@@ -68,8 +71,10 @@ fn flood(fixture: &Fixture, count: u64, threads: u64, rate: u64) -> Result<Outco
     let mut agent = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let (mut most, mut cpu) = (0, 0.0);
     while agent.try_wait()?.is_none() {
-        // Both fail when it ends in between.
-        most = most.max(rss_anon(agent.id()).unwrap_or(0));
+        // Both fail when it ends in between. What its start took for a moment does not count.
+        if fs::metadata(fixture.events()).is_ok_and(|recording| recording.len() > STARTED_BYTES) {
+            most = most.max(rss_anon(agent.id()).unwrap_or(0));
+        }
         cpu = cpu_seconds(agent.id()).unwrap_or(cpu);
         thread::sleep(LOOK);
     }
