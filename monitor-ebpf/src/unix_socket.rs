@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{
-    bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user_str,
+    bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user, bpf_probe_read_user_str,
 };
 use monitor_common::{
     policy::access,
@@ -83,29 +83,58 @@ fn read_abstract(scratch: &mut Scratch, address: Address, length: u32) {
 /// What connects and sends to AF_UNIX sockets ask.
 pub const TO_SOCKET: u8 = access::UNIX;
 
+/// An address in user memory.
+pub struct Named {
+    /// Where it begins, 0 when the call names none.
+    pub address: u64,
+    /// Its length as the caller says.
+    pub length: u32,
+}
+
 /// Describes and judges an address given to a send, which the kernel keeps no trace of.
 #[inline(always)]
-pub fn judge_named(scratch: &mut Scratch, subject: &Subject, arguments: Arguments, address: u64) {
+pub fn judge_named(scratch: &mut Scratch, subject: &Subject, arguments: Arguments, named: Named) {
     scratch.record.peer = Peer { family: AF_UNIX, ..Peer::default() };
-    let text = address.wrapping_add(NAME_AT as u64);
+    let text = named.address.wrapping_add(NAME_AT as u64);
     let start = argument::user_word(text);
     let labels = if start as u8 == 0 {
-        // SAFETY: string 0 has 4,104 bytes; an abstract name is shown behind an `@`.
-        unsafe {
-            scratch.record.flags |= flags::ABSTRACT | flags::ARGUMENT;
-            let target = scratch.strings.as_mut_ptr();
-            *target = b'@';
-            let length = bpf_probe_read_user_str(
-                target.add(1).cast::<c_void>(),
-                NAME_MAX,
-                text.wrapping_add(1) as *const c_void,
-            );
-            scratch.record.lengths[0] = if length > 0 { length as u16 & 0x7f } else { 1 };
-        }
+        scratch.record.flags |= flags::ARGUMENT;
+        read_abstract_argument(scratch, text, named.length);
         0
     } else {
         argument::join(scratch, 0, arguments, NO_ARGUMENT, text)
     };
     scratch.record.labels |= labels;
     policy::judge_path(scratch, subject, 0, labels, TO_SOCKET);
+}
+
+/// [`read_abstract`] from user memory, where no NUL ends the name.
+#[inline(always)]
+fn read_abstract_argument(scratch: &mut Scratch, name: u64, length: u32) {
+    scratch.record.flags |= flags::ABSTRACT;
+    let length = length.wrapping_sub(NAME_AT);
+    let length = if length > NAME_MAX { NAME_MAX } else { length } & 0x7f;
+    // SAFETY: string 0 has 4,104 bytes, of which at most 127 + 8 are written; the walk's buffer
+    // has more than NAME_MAX.
+    unsafe {
+        let measured = bpf_probe_read_user_str(
+            scratch.walk.as_mut_ptr().cast::<c_void>(),
+            length,
+            name.wrapping_add(1) as *const c_void,
+        );
+        if measured >= 0 && (measured as u32) < length {
+            // A NUL inside the name would end the match early.
+            scratch.record.flags |= flags::TRUNCATED;
+        }
+        let target = scratch.strings.as_mut_ptr();
+        bpf_probe_read_user(target.cast::<c_void>(), length, name as *const c_void);
+        *target = b'@';
+        let end = target.add(length as usize);
+        let mut i = 0;
+        while i < 8 {
+            *end.add(i) = 0;
+            i += 1;
+        }
+    }
+    scratch.record.lengths[0] = length as u16;
 }

@@ -46,7 +46,7 @@ impl Technique {
         Self { optional: true, ..self }
     }
 
-    /// The tracepoint backend does not judge it, for this reason, which the documentation names.
+    /// The tracepoint backend does not judge it, for this reason; `docs/evasions.md` says so.
     pub const fn unseen(self, reason: &'static str) -> Self {
         Self { unseen: Some(reason), ..self }
     }

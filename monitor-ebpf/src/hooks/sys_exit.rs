@@ -25,7 +25,7 @@ use crate::{
     path::Place,
     policy::{self, Means},
     scratch::{STRING_AT, Scratch},
-    unix_socket,
+    unix_socket::{self, Named},
 };
 
 /// arch/x86/include/asm/thread_info.h
@@ -199,17 +199,24 @@ fn socket(subject: &Subject, call: &Call, arguments: Arguments) {
         _ => return,
     };
     let named = match call.action {
-        action::SEND => arguments.get(call.path),
-        action::SEND_MESSAGE => argument::user_word(arguments.get(call.path)),
-        _ => 0,
+        action::SEND => {
+            Named { address: arguments.get(call.path), length: arguments.get(call.path + 1) as u32 }
+        }
+        action::SEND_MESSAGE => {
+            // `msg_name` and `msg_namelen` begin `struct msghdr`, which begins `struct mmsghdr`.
+            let header = arguments.get(call.path);
+            let length = argument::user_word(header.wrapping_add(8)) as u32;
+            Named { address: argument::user_word(header), length }
+        }
+        _ => Named { address: 0, length: 0 },
     };
-    if named == 0 && kind == kind::UNIX && call.action != action::CONNECT {
+    if named.address == 0 && kind == kind::UNIX && call.action != action::CONNECT {
         return;
     }
     judge::run(subject, kind, Means::KillOnly, |scratch, subject| {
         scratch.record.flags |= flags::AFTER | compat_flag(arguments);
         match kind {
-            kind::UNIX if named != 0 => unix_socket::judge_named(scratch, subject, arguments, named),
+            kind::UNIX if named.address != 0 => unix_socket::judge_named(scratch, subject, arguments, named),
             kind::UNIX => {
                 let peer: Address = field!(sock, unix_peer);
                 if peer != 0 {

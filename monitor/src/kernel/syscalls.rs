@@ -103,6 +103,8 @@ const TABLE: &[(i64, i64, Call)] = &[
     (libc::SYS_connect, 362, call(action::CONNECT, 0, 0, NO)),
     (libc::SYS_sendto, 369, call(action::SEND, 0, 0, 4)),
     (libc::SYS_sendmsg, -1, call(action::SEND_MESSAGE, 0, 0, 1)),
+    // The first of its messages.
+    (libc::SYS_sendmmsg, -1, call(action::SEND_MESSAGE, 0, 0, 1)),
     (libc::SYS_bind, 361, call(action::BIND, 0, 0, NO)),
     (libc::SYS_listen, 363, call(action::LISTEN, 0, 0, NO)),
     (libc::SYS_ptrace, 26, call(action::PTRACE, process::PTRACE, NO, 1)),

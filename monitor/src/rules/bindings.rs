@@ -39,6 +39,9 @@ pub enum BindingsError {
     /// No entry and no `--home`.
     #[error("user id {0} has no entry in /etc/passwd: name the home directory with --home")]
     NoEntry(u32),
+    /// A home that would make everybody's files the user's own.
+    #[error("{} cannot be a home directory here: name another with --home", .0.display())]
+    NotAHome(PathBuf),
     /// `--home` cannot be used.
     #[error("cannot use --home {}: {source}", path.display())]
     Home {
@@ -82,6 +85,9 @@ impl Bindings {
         let home = given
             .or_else(|| own.map(|account| canonical_if_exists(&account.home)))
             .ok_or(BindingsError::NoEntry(uid))?;
+        if !is_home(&home) {
+            return Err(BindingsError::NotAHome(home));
+        }
         let env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         let mut own_homes = vec![home.clone()];
         let named = own.map(|account| account.home.clone()).into_iter();
@@ -142,4 +148,37 @@ fn is_home(path: &Path) -> bool {
 
 fn canonical_if_exists(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn homes_that_everybody_shares_are_refused() {
+        let of = |home: &str| Bindings::of_user(u32::MAX - 7, Some(Path::new(home)), &[]);
+        assert!(matches!(of("/"), Err(BindingsError::NotAHome(_))));
+        assert!(matches!(of("/tmp"), Err(BindingsError::NotAHome(_))));
+        assert!(matches!(of("/no/such/home"), Err(BindingsError::Home { .. })));
+        let own = tempfile::tempdir().unwrap();
+        let bindings = Bindings::of_user(u32::MAX - 7, Some(own.path()), &[]).unwrap();
+        assert_eq!(bindings.home, fs::canonicalize(own.path()).unwrap());
+    }
+
+    #[test]
+    fn a_user_without_an_entry_must_name_a_home() {
+        let nobody = Bindings::of_user(u32::MAX - 7, None, &[]);
+        assert!(matches!(nobody, Err(BindingsError::NoEntry(_))));
+        let root = Bindings::of_user(0, None, &[]).unwrap();
+        assert_eq!(root.user, "root");
+    }
+
+    #[test]
+    fn homes_of_services_are_nobodys_homes() {
+        let account = |line: &str| Account::parse(line.as_bytes()).unwrap();
+        assert!(account("u:x:1000:1000::/home/u:/bin/sh").is_person());
+        assert!(account("root:x:0:0::/root:/bin/sh").is_person());
+        assert!(!account("daemon:x:1:1::/usr/sbin:/bin/false").is_person());
+        assert!(Account::parse(b"broken line").is_none());
+    }
 }

@@ -4,8 +4,8 @@
 //! SearchPath -> parse -> load (includes, variables, sets) -> Loaded -> compile -> Compiled
 //! ```
 //!
-//! [`load`] reads a server's rule file with its includes and the built-in sets, and puts values
-//! for variables; [`compile`] turns the result into automata, an address table and inode labels.
+//! [`load()`] reads a server's rule file with its includes and the built-in sets, and puts values
+//! for variables; [`compile()`] turns the result into automata, an address table and inode labels.
 //! [`Compiled`] is the same policy that the kernel gets, so it answers in userspace what the
 //! kernel would decide ([`Compiled::classify_path`]) and why ([`Compiled::blame`]).
 

@@ -1,5 +1,5 @@
 //! Every way to an address comes under the rules, on both backends before a byte leaves: rows 2,
-//! 31, 32, 34 and 35 of the threat list in the documentation.
+//! 31, 32, 34 and 35 of `docs/evasions.md`.
 
 use std::net::{TcpListener, UdpSocket};
 

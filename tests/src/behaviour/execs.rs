@@ -1,5 +1,5 @@
 //! What is executed comes under the rules, whatever it is called and wherever it comes from: rows
-//! 6 to 10 of the threat list in the documentation.
+//! 6 to 9 of `docs/evasions.md`.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 

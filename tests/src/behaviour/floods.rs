@@ -1,5 +1,5 @@
-//! Much of anything changes no verdict, and nothing is lost without being counted: rows 39, 40,
-//! 44 and 58 of the threat list in the documentation.
+//! Much of anything changes no verdict, and nothing is lost without being counted: rows 39, 40 and
+//! 58 of `docs/evasions.md`.
 
 use anyhow::{Context as _, Result, ensure};
 

@@ -1,5 +1,5 @@
-//! What is inside a tree cannot have itself treated as something else: rows 46 and 47 of the
-//! threat list in the documentation.
+//! What is inside a tree cannot have itself treated as something else: rows 46 and 47 of
+//! `docs/evasions.md`.
 
 use anyhow::{Result, ensure};
 

@@ -1,5 +1,5 @@
-//! A process stays in its tree however it came about: rows 3, 14, 15, 38 and 42 of the threat
-//! list in the documentation.
+//! A process stays in its tree however it came about: rows 3, 14, 15, 38 and 42 of
+//! `docs/evasions.md`.
 
 use std::{fs, path::PathBuf};
 

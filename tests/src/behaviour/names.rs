@@ -1,12 +1,12 @@
-//! Other names for a file do not take it out of the rules: rows 24 to 30 and 45 of the threat
-//! list in the documentation.
+//! Other names for a file do not take it out of the rules: rows 24 to 30 and 45 of
+//! `docs/evasions.md`.
 
 use std::fs;
 
 use anyhow::{Result, ensure};
 
 use crate::{
-    Lab,
+    Backend, Lab,
     behaviour::opens::DENYING,
     cases::Cases,
     guard::{Guard, Technique, technique, unfurnished},
@@ -82,7 +82,6 @@ const LABELLED: &[Technique] = &[
     technique("plain", "open", "read {file}"),
     technique("bind", "open", BIND),
     technique("move-mount", "open", MOVE_MOUNT),
-    technique("open-tree", "open", "open-tree {dir} {name}"),
     technique("overlay", "open", OVERLAY)
         .optional()
         .unseen("the descriptor shows the overlay's inode, not the file behind it"),
@@ -156,13 +155,20 @@ fn moving_an_ancestor_of_secrets_is_judged_as_a_change(lab: &Lab) -> Result<()> 
     cases.add("exchange", format!("exchange {home}/empty {home}/.local"));
     cases.add("plain", format!("rename {home}/other {home}/another"));
     let batch = cases.run(lab)?;
+    if lab.backend() == Backend::Tracepoint {
+        // It sees the names only, after the fact: what moved is reported, and each member found
+        // under its new name by its label.
+        batch.events.event("change", lab.path(".config"))?;
+        batch.events.event("change", lab.path(".local"))?;
+        return Ok(());
+    }
     batch.refused("rename")?;
     batch.denied("change", "secret", lab.path(".config"))?;
     batch.refused("exchange")?;
     batch.denied("change", "secret", lab.path(".local"))?;
     batch.worked("plain")?;
     batch.quiet_about(lab.path("other"))?;
-    ensure!(secrets.iter().all(|path| path.exists() == batch.enforcing), "{batch}");
+    ensure!(secrets.iter().all(|path| path.exists()), "{batch}");
     Ok(())
 }
 
@@ -254,6 +260,8 @@ fn detached_mount_does_not_take_on_an_allowed_name(lab: &Lab) -> Result<()> {
     let mut cases = Cases::new();
     cases.add("read", format!("open-tree {tree} srv/e2e-allowed/program"));
     cases.add("exec", format!("open-tree-exec {tree} srv/e2e-allowed/program say hi"));
+    let key = lab.file(".ssh/id_work", "secret\n")?;
+    cases.add("key", format!("open-tree {}/.ssh id_work", lab.home().display()));
     cases.add("plain", format!("read {}", plain.display()));
     for (name, line) in cases.alone(lab)? {
         ensure!(line.starts_with("ok"), "{name} without the monitor: {line}");
@@ -261,6 +269,8 @@ fn detached_mount_does_not_take_on_an_allowed_name(lab: &Lab) -> Result<()> {
     let batch = cases.run(lab)?;
     batch.refused("read")?;
     batch.refused("exec")?;
+    batch.refused("key")?;
+    ensure!(key.exists(), "{batch}");
     for category in ["file_read", "exec"] {
         let mut violations = batch.events.violations();
         let found = violations.any(|event| {

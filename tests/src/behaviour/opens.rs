@@ -1,5 +1,4 @@
-//! Every way to open a file comes under the rules: rows 1 to 5, 22 and 23 of the threat list in
-//! the documentation.
+//! Every way to open a file comes under the rules: rows 1 to 5, 22 and 23 of `docs/evasions.md`.
 
 use std::{fs, os::unix::fs::symlink};
 

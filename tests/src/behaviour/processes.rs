@@ -1,5 +1,4 @@
-//! Processes outside the tree are out of reach: rows 11 to 13 and 20 of the threat list in the
-//! documentation.
+//! Processes outside the tree are out of reach: rows 11 to 13 and 20 of `docs/evasions.md`.
 
 use std::{
     io::{BufRead as _, BufReader},

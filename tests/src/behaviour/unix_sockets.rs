@@ -1,5 +1,5 @@
-//! AF_UNIX peers are known by where they are bound, not by what they are called: rows 17 and 19
-//! of the threat list in the documentation.
+//! AF_UNIX peers are known by where they are bound, not by what they are called: rows 17 and 19 of
+//! `docs/evasions.md`.
 
 use std::{
     os::{

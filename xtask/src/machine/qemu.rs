@@ -119,3 +119,25 @@ fn tail(console: &Path) -> String {
     let last = &lines[lines.len().saturating_sub(30)..];
     format!("{} says:\n{}", console.display(), last.join("\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(words: &[&str]) -> Result<String> {
+        command_line(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn words_with_spaces_reach_init_whole() -> Result<()> {
+        assert_eq!(line(&["sh", "-c", "uname -a"])?, "sh -c \"uname -a\"");
+        Ok(())
+    }
+
+    #[test]
+    fn words_that_the_kernel_would_cut_are_refused() {
+        assert!(line(&["run", "--", "true"]).is_err());
+        assert!(line(&["echo", "\"quoted\""]).is_err());
+        assert!(line(&["word"; 32]).is_err() && line(&["word"; 31]).is_ok());
+    }
+}

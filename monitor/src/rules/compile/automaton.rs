@@ -1,4 +1,4 @@
-//! Patterns to one table, by subset construction: a state is the set of [`nodes`] that a path may
+//! Patterns to one table, by subset construction: a state is the set of [`super::nodes`] that a path may
 //! be in.
 //!
 //! A general regular expression compiler builds the same tables and takes ten times as long,

@@ -1,5 +1,5 @@
 //! From rules to the tables that the kernel walks. Pure: what is read from the machine has been
-//! read by [`super::load`], so the same [`Loaded`] always gives the same bytes.
+//! read by [`super::load()`], so the same [`Loaded`] always gives the same bytes.
 
 mod automaton;
 mod network;
@@ -46,7 +46,7 @@ pub struct Automaton {
 pub struct Compiled {
     /// The policy; `tables`, `network` and `id` are 0 and filled in when it is installed.
     pub policy: Policy,
-    /// Exactly [`TABLES`] tables, in the order of [`Policy::tables`]; absent ones have no rows.
+    /// Exactly [`monitor_common::policy::TABLES`] tables, in the order of [`Policy::tables`]; absent ones have no rows.
     pub tables: Vec<Automaton>,
     /// Prefix length of the address (0 to 128), address, port rules.
     pub addresses: Vec<(u8, [u8; 16], AddressRules)>,

@@ -72,7 +72,7 @@ pub struct Loaded {
     pub server: String,
     /// There is no rule file of that name: the default policy stands in.
     pub is_default: bool,
-    /// Whether verdicts are carried out; `run --mode` may replace it before [`super::compile`].
+    /// Whether verdicts are carried out; `run --mode` may replace it before [`super::compile()`].
     pub mode: Mode,
     /// All texts that take part.
     pub sources: Vec<Arc<Source>>,

@@ -1,7 +1,11 @@
 //! The text of a pattern, taken apart: wildcards, classes, variables, alternatives.
 
+use monitor_common::limits::PATH_MAX;
+
 /// Most patterns that the braces of one entry may stand for.
 const ALTERNATIVES_MAX: usize = 256;
+/// Most pairs of braces in one entry.
+const BRACES_MAX: usize = 32;
 
 /// One element of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub enum Piece {
 pub enum PatternError {
     #[error("the pattern is empty")]
     Empty,
+    #[error("the pattern is longer than any path")]
+    TooLong,
     #[error("the name of an abstract socket is empty")]
     EmptyName,
     #[error("the pattern starts with neither `/` nor `**/`")]
@@ -101,7 +107,11 @@ impl PatternError {
 
 /// Takes a text apart.
 pub fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
+    if text.len() > PATH_MAX {
+        return Err(PatternError::TooLong);
+    }
     let mut pieces = Vec::new();
+    let mut braces = 0;
     let mut depth = 0_usize;
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
@@ -128,6 +138,10 @@ pub fn pieces(text: &str) -> Result<Vec<Piece>, PatternError> {
             }
             '{' => {
                 depth += 1;
+                braces += 1;
+                if braces > BRACES_MAX {
+                    return Err(PatternError::TooManyAlternatives);
+                }
                 pieces.push(Piece::Open);
             }
             '}' => {

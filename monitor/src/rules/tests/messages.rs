@@ -73,6 +73,14 @@ fn findings_name_the_place_and_what_to_write() {
         ),
         ("[files]\nread = [\"\"]", "4:9: the pattern is empty"),
         (
+            &format!("[files]\nread = [\"/{}\"]", "a".repeat(4096)),
+            "4:9: the pattern is longer than any path",
+        ),
+        (
+            &format!("[files]\nread = [\"/{}{}\"]", "{".repeat(2000), "}".repeat(2000)),
+            "4:9: the braces stand for more than 256 patterns [use several entries, or `*`]",
+        ),
+        (
             "[files]\nread = [\"/a/\"]",
             "4:9: the pattern ends in `/` [write /a for the directory itself, /a/** with all \
              beneath it]",
