@@ -41,8 +41,15 @@ pub fn count(index: u32) {
 /// Begins a record: zeros it and says what it will be about.
 #[inline(always)]
 pub fn begin(scratch: &mut Scratch, kind: u8) {
-    // SAFETY: `Record` is plain integers.
-    scratch.record = unsafe { core::mem::zeroed::<Record>() };
+    const { assert!(size_of::<Record>() % 8 == 0 && align_of::<Record>() == 8) };
+    let words = core::ptr::addr_of_mut!(scratch.record).cast::<u64>();
+    let mut i = 0;
+    while i < size_of::<Record>() / 8 {
+        // SAFETY: `Record` is plain integers, and these are its words. Volatile, because the
+        // compiler would otherwise call a `memset` that goes byte by byte.
+        unsafe { core::ptr::write_volatile(words.add(i), 0) };
+        i += 1;
+    }
     scratch.record.kind = kind;
 }
 

@@ -4,14 +4,14 @@ use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, programs::LsmContext};
 use monitor_common::{
-    policy::{access, class, set, verdict},
+    policy::{InodeKey, access, class, set, verdict},
     record::{change, did, flags, kind},
 };
 
 use crate::{
     emit,
     instance::{self, Current, Subject},
-    kernel_field::{Address, current_task, field, offset, read},
+    kernel_field::{Address, Span, current_task, field, offset, read},
     label,
     path::{self, Place},
     policy::{self, Means},
@@ -93,12 +93,17 @@ pub fn describe_inode(scratch: &mut Scratch, inode: Address) {
     if inode == 0 {
         return;
     }
-    let record = &mut scratch.record;
-    let mode: u16 = field!(inode, inode_mode);
-    record.inode = label::key_of(inode);
+    let Scratch { record, inode: words, .. } = scratch;
+    let span = Span::copy(words, inode, offset!(inode_mode));
+    let mode: u16 = span.get(offset!(inode_mode));
+    let sb: Address = span.get(offset!(inode_sb));
+    record.inode = InodeKey {
+        ino: span.get(offset!(inode_ino)),
+        dev: field!(sb, sb_dev),
+        generation: span.get(offset!(inode_generation)),
+    };
     record.inode_mode = mode as u32;
-    record.nlink = field!(inode, inode_nlink);
-    let sb: Address = field!(inode, inode_sb);
+    record.nlink = span.get(offset!(inode_nlink));
     let magic: u64 = field!(sb, sb_magic);
     record.fs_magic = magic as u32;
     if mode & S_IFMT == S_IFDIR {

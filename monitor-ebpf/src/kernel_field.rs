@@ -60,6 +60,44 @@ pub fn read<T: Plain>(base: Address, offset: u32) -> T {
     }
 }
 
+/// A piece of a kernel struct, copied at once into `WORDS` words of the caller's: the kernel's
+/// checked copy costs more by the call than by the byte.
+pub struct Span<'a, const WORDS: usize> {
+    words: &'a [u64; WORDS],
+    base: Address,
+    from: u32,
+}
+
+impl<'a, const WORDS: usize> Span<'a, WORDS> {
+    /// Copies from the word that holds the field at `first`; zeros when the address is bad.
+    #[inline(always)]
+    pub fn copy(words: &'a mut [u64; WORDS], base: Address, first: u32) -> Self {
+        let from = first & !7;
+        // SAFETY: the helper writes at most as many bytes as the array has and checks the source.
+        unsafe {
+            bpf_probe_read_kernel(
+                words.as_mut_ptr().cast::<c_void>(),
+                (WORDS * 8) as u32,
+                base.wrapping_add(from as u64) as *const c_void,
+            );
+        }
+        Self { words, base, from }
+    }
+
+    /// A field by its offset in the struct: from the copy, or read by itself on a kernel that
+    /// keeps it elsewhere. Offsets are constants to the verifier, so only one way is left.
+    #[inline(always)]
+    pub fn get<T: Plain>(&self, offset: u32) -> T {
+        let at = offset.wrapping_sub(self.from) as usize;
+        if at > WORDS * 8 - size_of::<T>() {
+            return read(self.base, offset);
+        }
+        // SAFETY: within the words after the check. Fields lie at multiples of their alignment,
+        // and the words begin at a multiple of 8.
+        unsafe { self.words.as_ptr().cast::<u8>().add(at).cast::<T>().read() }
+    }
+}
+
 /// The running task's `task_struct`.
 #[inline(always)]
 pub fn current_task() -> Address {

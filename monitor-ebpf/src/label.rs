@@ -14,15 +14,21 @@ use crate::{
     emit,
     kernel_field::{Address, field},
     maps::LABELS,
-    path::Place,
+    path::{Dentry, Place},
 };
 
 /// Identity of an inode.
 #[inline(always)]
 pub fn key_of(inode: Address) -> InodeKey {
+    key_on(field!(field!(inode, inode_sb), sb_dev), inode)
+}
+
+/// Identity of an inode of the file system on `dev`.
+#[inline(always)]
+fn key_on(dev: u32, inode: Address) -> InodeKey {
     InodeKey {
         ino: field!(inode, inode_ino),
-        dev: field!(field!(inode, inode_sb), sb_dev),
+        dev,
         generation: field!(inode, inode_generation),
     }
 }
@@ -44,7 +50,10 @@ pub fn of_inode(inode: Address) -> Label {
 
 #[repr(C)]
 struct Ancestors {
+    /// The last one that was looked at.
     dentry: Address,
+    /// The one above it.
+    parent: Address,
     dev: u32,
     bits: u32,
 }
@@ -53,34 +62,36 @@ struct Ancestors {
 extern "C" fn ascend(_index: u64, ancestors: *mut Ancestors) -> i64 {
     // SAFETY: `bpf_loop` hands over the context that `beneath` gave it.
     let ancestors = unsafe { &mut *ancestors };
-    let parent: Address = field!(ancestors.dentry, dentry_parent);
-    if parent == ancestors.dentry {
+    if ancestors.parent == ancestors.dentry {
         return 1;
     }
-    let inode: Address = field!(parent, dentry_inode);
-    let key = InodeKey {
-        ino: field!(inode, inode_ino),
-        dev: ancestors.dev,
-        generation: field!(inode, inode_generation),
-    };
+    let Dentry { parent, inode, .. } = Dentry::of(ancestors.parent);
+    let key = key_on(ancestors.dev, inode);
     if let Some(label) = of_key(&key) {
         ancestors.bits |= label.beneath;
     }
-    ancestors.dentry = parent;
+    ancestors.dentry = ancestors.parent;
+    ancestors.parent = parent;
     0
 }
 
-/// Set bits that a dentry has from the directories above it, followed to the root of its file
-/// system and not of its mount: bind mounts and chroots do not cut the chain.
+/// Set bits of the directories above a dentry (`beneath`), followed to the root of its file system
+/// and not of its mount: bind mounts and chroots do not cut the chain. In the upper half those of
+/// the dentry's inode itself (`own`).
 ///
 /// A global function, which the verifier checks once for all its callers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn from_ancestors(dentry: Address) -> u32 {
+extern "C" fn bits_of_dentry(dentry: Address) -> u64 {
     let sb: Address = field!(dentry, dentry_sb);
-    let mut ancestors = Ancestors { dentry, dev: field!(sb, sb_dev), bits: 0 };
+    let Dentry { parent, inode, .. } = Dentry::of(dentry);
+    let mut ancestors = Ancestors { dentry, parent, dev: field!(sb, sb_dev), bits: 0 };
+    let own = match of_key(&key_on(ancestors.dev, inode)) {
+        Some(label) if inode != 0 => label.own,
+        _ => 0,
+    };
     // SAFETY: the callback and its context match.
-    unsafe {
+    let beneath = unsafe {
         bpf_loop(
             PATH_DEPTH_MAX,
             ascend as *mut c_void,
@@ -88,13 +99,21 @@ pub extern "C" fn from_ancestors(dentry: Address) -> u32 {
             0,
         );
         core::ptr::read_volatile(core::ptr::addr_of!(ancestors.bits))
-    }
+    };
+    (own as u64) << 32 | beneath as u64
+}
+
+/// Set bits that a dentry has from the directories above it.
+#[inline(always)]
+pub fn from_ancestors(dentry: Address) -> u32 {
+    bits_of_dentry(dentry) as u32
 }
 
 /// Set bits of what stands at `place`: its own and those of the directories above it.
 #[inline(always)]
 pub fn of_place(place: &Place) -> u32 {
-    of_inode(place.inode()).own | from_ancestors(place.dentry)
+    let bits = bits_of_dentry(place.dentry);
+    (bits >> 32) as u32 | bits as u32
 }
 
 /// Adds bits to the label of an inode.

@@ -11,7 +11,7 @@ use monitor_common::{
 };
 
 use crate::{
-    kernel_field::{Address, current_task, field, offset, read},
+    kernel_field::{Address, Span, current_task, field, offset, read},
     maps::SCRATCH,
     scratch::{STRING_BYTES, Scratch},
 };
@@ -42,6 +42,32 @@ impl Place {
     #[inline(always)]
     pub fn inode(&self) -> Address {
         field!(self.dentry, dentry_inode)
+    }
+}
+
+/// What walks need of a `struct dentry`, by one read: its fields stand side by side.
+pub struct Dentry {
+    /// `d_parent`, itself at the root of a file system.
+    pub parent: Address,
+    /// `d_inode`, 0 for a name that does not exist yet.
+    pub inode: Address,
+    name: Address,
+    name_len: u32,
+}
+
+impl Dentry {
+    /// Reads it.
+    #[inline(always)]
+    pub fn of(dentry: Address) -> Self {
+        let mut words = [0; 4];
+        let span = Span::copy(&mut words, dentry, offset!(dentry_parent));
+        let name = offset!(dentry_name);
+        Self {
+            parent: span.get(offset!(dentry_parent)),
+            inode: span.get(offset!(dentry_inode)),
+            name: span.get(name + offset!(qstr_name)),
+            name_len: span.get(name + offset!(qstr_len)),
+        }
     }
 }
 
@@ -92,15 +118,12 @@ extern "C" fn climb(_index: u64, walk: *mut Walk) -> i64 {
         walk.mount_root = field!(walk.mount, vfsmount_root);
         return 0;
     }
-    let parent: Address = field!(dentry, dentry_parent);
+    let Dentry { parent, name: text, name_len, .. } = Dentry::of(dentry);
     if parent == dentry {
         walk.state = DETACHED;
         return 1;
     }
-    let name = dentry.wrapping_add(offset!(dentry_name) as u64);
-    let length: u32 = field!(name, qstr_len);
-    let length = length & 0xff;
-    let text: Address = field!(name, qstr_name);
+    let length = name_len & 0xff;
     let mut at = walk.at & 0x1fff;
     if at <= length || at > PATH_MAX as u32 {
         return 1;

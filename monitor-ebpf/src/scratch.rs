@@ -31,6 +31,8 @@ pub struct Scratch {
     /// Position of this slot in its map, for functions that the verifier checks by themselves and
     /// that can be handed numbers only.
     pub index: u64,
+    /// Where an inode is read to: `i_mode` to `i_generation`.
+    pub inode: [u64; 16],
     /// The record; its strings follow without a gap when it is emitted.
     pub record: Record,
     /// Strings at [`STRING_AT`].

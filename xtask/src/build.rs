@@ -46,7 +46,7 @@ pub fn static_cargo(subcommand: &str) -> Command {
 
 /// Copies a built file to where people look for it, unless it is there already: an unchanged
 /// modification time keeps cargo from building what depends on it again.
-fn place(built: &Path, wanted: &Path) -> Result<()> {
+pub fn place(built: &Path, wanted: &Path) -> Result<()> {
     let new = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
     if fs::read(wanted).is_ok_and(|old| old == new) {
         return Ok(());

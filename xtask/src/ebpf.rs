@@ -13,8 +13,10 @@ use crate::command::{find, output, path_with};
 use crate::workspace;
 
 const TARGET: &str = "bpfel-unknown-none";
-/// The one binary of the kernel programs' crate.
+/// The binary of the kernel programs' crate.
 const BINARY: &str = "mcp-monitor";
+/// The binary of its feature `bench`.
+const EMPTY: &str = "empty";
 /// Line information and BTF for the verifier's messages and for the maps' types.
 const FLAGS: [&str; 2] = ["-Cdebuginfo=2", "-Clink-arg=--btf"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -84,8 +86,18 @@ impl Toolchain {
 
     /// Compiles the kernel programs and returns the linked object.
     pub fn build(&self) -> Result<PathBuf> {
-        crate::command::run(self.cargo("build")?.arg("--release"))?;
-        let object = workspace::target().join("ebpf").join(TARGET).join("release").join(BINARY);
+        self.build_binary(BINARY, &[])
+    }
+
+    /// Compiles the empty programs that the agent's are measured against.
+    pub fn build_empty(&self) -> Result<PathBuf> {
+        self.build_binary(EMPTY, &["--features", "bench"])
+    }
+
+    fn build_binary(&self, name: &str, features: &[&str]) -> Result<PathBuf> {
+        let mut build = self.cargo("build")?;
+        crate::command::run(build.args(["--release", "--bin", name]).args(features))?;
+        let object = workspace::target().join("ebpf").join(TARGET).join("release").join(name);
         if !object.is_file() {
             bail!("the kernel programs were built, but {} is not there", object.display());
         }

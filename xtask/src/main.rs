@@ -1,4 +1,5 @@
-//! Development tasks: `cargo xtask setup | build | demo | test | vm-test | vm-run | check | fuzz`.
+//! Development tasks: `cargo xtask setup | build | demo | test | vm-test | vm-run | bench | check |
+//! fuzz`.
 //!
 //! Each command does by itself what it needs of the ones before it, so that `cargo xtask test` on
 //! a fresh clone sets up, builds and tests. Nothing here depends on the agent's crates: the tasks
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod check;
 mod command;
@@ -41,6 +43,8 @@ enum Task {
     Test(test::Parts),
     /// Run the end-to-end tests on the kernels of the matrix
     VmTest(test::Selection),
+    /// Measure what the monitor costs, here and on a kernel with BPF LSM
+    Bench(bench::Selection),
     /// Run the fuzz targets, each for a minute or so
     Fuzz(fuzz::Options),
     /// Check formatting, lints and documentation, with warnings denied
@@ -66,6 +70,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Demo => demo::show(),
         Task::Test(parts) => test::parts(parts),
         Task::VmTest(selection) => test::on_machines(&selection),
+        Task::Bench(selection) => bench::everywhere(&selection),
         Task::Fuzz(options) => fuzz::targets(&options),
         Task::Check => check::everything(),
         Task::VmRun(what) => test::one_command(what),

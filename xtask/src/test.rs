@@ -154,7 +154,7 @@ pub fn one_command(what: OnMachine) -> Result<()> {
 }
 
 /// Builds what the tests run and returns it: the agent, the tests, the actor, the machines' init.
-fn programs() -> Result<Vec<PathBuf>> {
+pub fn programs() -> Result<Vec<PathBuf>> {
     let agent = build::agent()?;
     let mut build = build::static_cargo("build");
     run(build.args(["--release", "--package", "end-to-end"]))?;

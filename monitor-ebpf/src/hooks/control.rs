@@ -1,19 +1,30 @@
 //! Programs that userspace runs by BPF_PROG_TEST_RUN in its own context: for what only the kernel
-//! can do right, and to test that both sides decide alike.
+//! can do right, and to test that both sides decide alike. Raw tracepoint programs that are never
+//! attached, written out because aya's attribute for them drops what they return.
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use monitor_common::policy::{Label, Tag};
+use core::ffi::c_void;
+
+use aya_ebpf::{helpers::generated::bpf_probe_read_user, programs::RawTracePointContext};
+use monitor_common::{
+    limits::PATH_MAX,
+    policy::{Label, Tag},
+};
 
 use crate::{
-    instance,
+    emit, instance,
     kernel_field::{Address, current_task, field, read},
     label,
+    maps::POLICIES,
+    policy,
+    scratch::Claim,
 };
 
 /// Arguments: a descriptor of the caller, then the [`Label`] to add. The key is written here, so
 /// that it is the one that the hooks will see on every file system. 0, or 1 when it failed.
-#[raw_tracepoint]
-pub fn control_label(ctx: RawTracePointContext) -> i32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tracepoint/control_label")]
+pub extern "C" fn control_label(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
     let file = file_of(current_task(), ctx.arg::<u64>(0));
     if file == 0 {
         return 1;
@@ -24,8 +35,10 @@ pub fn control_label(ctx: RawTracePointContext) -> i32 {
 }
 
 /// Arguments: tgid, then the [`Tag`]'s instance, slot and flags. 0, or 1 when the table is full.
-#[raw_tracepoint]
-pub fn control_tag(ctx: RawTracePointContext) -> i32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tracepoint/control_tag")]
+pub extern "C" fn control_tag(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
     let tag = Tag {
         instance: ctx.arg::<u64>(1) as u32,
         slot: ctx.arg::<u64>(2) as u32,
@@ -36,10 +49,43 @@ pub fn control_tag(ctx: RawTracePointContext) -> i32 {
 }
 
 /// Argument: tgid, whose tag is removed.
-#[raw_tracepoint]
-pub fn control_untag(ctx: RawTracePointContext) -> i32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tracepoint/control_untag")]
+pub extern "C" fn control_untag(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
     instance::remove(ctx.arg::<u64>(0) as u32);
     0
+}
+
+/// What no path's classes are: the path could not be read, or the policy is not there.
+const UNREADABLE: i32 = -1;
+
+/// Arguments: the slot of a policy, then address and length of a path in the caller's memory. The
+/// path's classes under the policy, by the same function as the hooks call.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tracepoint/control_classify")]
+pub extern "C" fn control_classify(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let Some(policy) = POLICIES.get(ctx.arg::<u64>(0) as u32) else { return UNREADABLE };
+    let length = ctx.arg::<u64>(2);
+    if length >= PATH_MAX as u64 {
+        return UNREADABLE;
+    }
+    let length = length as u32 & (PATH_MAX as u32 - 1);
+    let Some(mut claim) = Claim::new() else { return UNREADABLE };
+    let scratch = claim.scratch();
+    emit::begin(scratch, 0);
+    let path = scratch.strings.as_mut_ptr();
+    // SAFETY: strings have 4,104 bytes each, of which at most 4,095 + 8 are written.
+    unsafe {
+        let from = ctx.arg::<u64>(1) as *const c_void;
+        if bpf_probe_read_user(path.cast::<c_void>(), length, from) != 0 {
+            return UNREADABLE;
+        }
+        path.add(length as usize).cast::<u64>().write_unaligned(0);
+    }
+    scratch.record.lengths[0] = length as u16;
+    policy::classify(scratch, 0, policy) as i32
 }
 
 /// The `struct file` behind a descriptor of a task, 0 when there is none.

@@ -118,6 +118,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let is_root = account.is_root();
     let (rings, tags) = (kernel.take_rings()?, kernel.take_tags()?);
     let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
+    give_memory_back();
     let server = start(arguments, &account, &signals, tree, &mut kernel, instance, slot)?;
     let compiled = Arc::new(compiled);
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
@@ -128,6 +129,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let pipeline = Pipeline::new(rings, enricher, compiled, sinks);
     let name = loaded.server;
     Run { server, pipeline, signals, kernel, instance, name, sentenced: false }.watch(is_root)
+}
+
+/// What compiling rules and loading kernel programs took and freed goes back to the kernel: the C
+/// library would keep most of it for as long as we run, and so would the processes we fork.
+fn give_memory_back() {
+    // SAFETY: malloc_trim has no preconditions.
+    unsafe { libc::malloc_trim(0) };
 }
 
 fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loaded, Compiled)> {

@@ -84,6 +84,9 @@ pub enum KernelError {
     /// An instance that was never bound.
     #[error("instance {0} has no policy")]
     Unbound(u32),
+    /// A path that the kernel could not classify.
+    #[error("the kernel cannot classify a path of {0} bytes under this policy")]
+    Classify(usize),
     /// The proof could not be carried out.
     #[error("cannot prove that the kernel programs work: {0}")]
     Proof(#[source] io::Error),

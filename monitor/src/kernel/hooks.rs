@@ -178,7 +178,7 @@ fn attach_one(ebpf: &mut Ebpf, hook: &Hook, types: &Btf) -> Result<(), KernelErr
 
 /// Loads the programs that userspace runs itself.
 pub fn load_controls(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    for name in ["control_label", "control_tag", "control_untag"] {
+    for name in ["control_label", "control_tag", "control_untag", "control_classify"] {
         control(ebpf, name)?.load().map_err(|error| KernelError::program(name, error))?;
     }
     Ok(())

@@ -295,6 +295,19 @@ impl Kernel {
         }
     }
 
+    /// The classes that the kernel finds for a path under an installed policy, by the function that
+    /// the hooks call: what tests hold against [`Compiled::classify_path`].
+    ///
+    /// # Errors
+    /// When the path is too long for the kernel side, or the policy is gone.
+    pub fn classify_path(&mut self, slot: Slot, path: &[u8]) -> Result<u32, KernelError> {
+        let arguments = [slot.number(), path.as_ptr() as u64, path.len() as u64];
+        match self.control("control_classify", &arguments)? {
+            u32::MAX => Err(KernelError::Classify(path.len())),
+            classes => Ok(classes),
+        }
+    }
+
     fn control(&mut self, name: &'static str, arguments: &[u64]) -> Result<u32, KernelError> {
         let mut options = RawTracePointRunOptions::new();
         options.args[..arguments.len()].copy_from_slice(arguments);

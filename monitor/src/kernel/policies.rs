@@ -21,6 +21,13 @@ use crate::rules::Automaton;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(u32);
 
+impl Slot {
+    /// As the programs are told.
+    pub(super) fn number(self) -> u64 {
+        u64::from(self.0)
+    }
+}
+
 /// Word of [`InstanceState`] that holds the policy's slot.
 const POLICY_WORD: usize = 0;
 /// Word of [`InstanceState`] that holds the sentence.

@@ -16,6 +16,7 @@ macro_rules! behaviours {
 
 behaviours! {
     addresses,
+    automaton,
     changes,
     execs,
     floods,

@@ -1,0 +1,75 @@
+//! `cargo xtask bench`: what the monitor costs, on this machine (tracepoint backend) and on the
+//! newest kernel of the matrix (lsm backend). The measurements are `bench` of the tests' crate.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::command::{as_root, run, say};
+use crate::ebpf::Toolchain;
+use crate::machine::{Boot, Kernel, boot, build_image};
+use crate::{build, setup, test, workspace};
+
+/// Opens of the unthrottled flood on a test machine, which is emulated: less than here.
+const FLOOD: &str = "300000";
+/// Opens a second of the throttled flood there.
+const RATE: &str = "5000";
+const TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// Where, and what.
+#[derive(Args)]
+pub struct Selection {
+    /// Only on this machine
+    #[arg(long, conflicts_with = "vm")]
+    host: bool,
+    /// Only on the test machine
+    #[arg(long)]
+    vm: bool,
+    /// Repetitions of everything that is compared
+    #[arg(long, default_value = "9")]
+    rounds: String,
+    /// Only these measurements: calls, programs, automaton, flood, start
+    only: Vec<String>,
+}
+
+/// Runs the measurements.
+pub fn everywhere(selection: &Selection) -> Result<()> {
+    if !selection.host {
+        setup::machines()?;
+    }
+    let mut programs = test::programs()?;
+    let built = workspace::target().join(build::HOST).join("release");
+    programs.extend(["bench", "workload"].map(|name| built.join(name)));
+    let empty = built.join("empty.bpf.o");
+    build::place(&setup::bpf_compiler()?.build_empty()?, &empty)?;
+    programs.push(empty);
+    if !selection.vm {
+        say("measuring on this machine: leave it alone for some minutes");
+        let mut bench = as_root(built.join("bench"));
+        bench.args(["--backend", "tracepoint", "--rounds", &selection.rounds]);
+        run(bench.args(&selection.only).env("MCP_MONITOR", &programs[0]))?;
+    }
+    if !selection.host {
+        on_machine(selection, &programs)?;
+    }
+    Ok(())
+}
+
+fn on_machine(selection: &Selection, programs: &[PathBuf]) -> Result<()> {
+    let image = build_image(programs)?;
+    let words = ["bench", "--backend", "lsm", "--rounds", &selection.rounds];
+    let words = words.into_iter().chain(["--flood", FLOOD, "--rate", RATE]).map(str::to_owned);
+    let plan = Boot {
+        name: "bench".to_owned(),
+        kernel: Kernel::V6_12,
+        preempt_full: false,
+        command: words.chain(selection.only.iter().cloned()).collect(),
+        timeout: TIMEOUT,
+    };
+    match boot(&plan, &image, |line| println!("{line}"))? {
+        0 => Ok(()),
+        code => anyhow::bail!("the measurements on the test machine ended with code {code}"),
+    }
+}
