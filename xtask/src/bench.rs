@@ -8,7 +8,6 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::command::{as_root, run, say};
-use crate::ebpf::Toolchain;
 use crate::machine::{Boot, Kernel, boot, build_image};
 use crate::{build, setup, test, workspace};
 

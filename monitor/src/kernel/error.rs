@@ -106,6 +106,7 @@ fn hint(backend: Backend) -> &'static str {
 
 impl KernelError {
     /// A refused program.
+    #[expect(clippy::needless_pass_by_value, reason = "what `map_err` hands over")]
     pub(super) fn program(name: &'static str, error: ProgramError) -> Self {
         let reason = match &error {
             ProgramError::LoadError { io_error, verifier_log } => {

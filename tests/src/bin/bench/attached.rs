@@ -26,10 +26,9 @@ impl Empty {
             let failed = || format!("the empty program {name}");
             match program {
                 Program::Lsm(program) if backend == Backend::Lsm => {
-                    // Hooks that this kernel does not have.
-                    if program.load(name, &types).is_ok() {
-                        program.attach().with_context(failed)?;
-                    }
+                    // The kernel may not have the hook.
+                    let Ok(()) = program.load(name, &types) else { continue };
+                    program.attach().with_context(failed)?;
                 }
                 Program::BtfTracePoint(program)
                     if backend == Backend::Tracepoint || name.starts_with("sched_") =>

@@ -2,6 +2,7 @@
 //! of patterns. The function of the hooks is run by BPF_PROG_TEST_RUN on paths of several lengths;
 //! the slope of the kernel's run times over the lengths is the cost of a byte.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -122,14 +123,14 @@ fn times(kernel: &mut Kernel, slot: kernel::Slot, beginning: &str) -> Result<[f6
         for _ in 0..RUNS {
             kernel.classify_path(slot, path.as_bytes())?;
         }
-        *time = ours(before)?.each();
+        *time = ours(&before)?.each();
     }
     Ok(times)
 }
 
 /// What our program spent since `before`: the one of its name that ran as often as we asked, as
 /// other monitors may be at work on this machine.
-fn ours(before: std::collections::BTreeMap<u32, (String, Spent)>) -> Result<Spent> {
+fn ours(before: &BTreeMap<u32, (String, Spent)>) -> Result<Spent> {
     let spent: Vec<Spent> = all()
         .into_iter()
         .filter(|(_, (name, _))| name == PROGRAM)
