@@ -108,8 +108,6 @@ offsets! {
     unix_address_name = "unix_address"."name",
     msghdr_name = "msghdr"."msg_name",
     msghdr_namelen = "msghdr"."msg_namelen",
-    inode_aliases = "inode"."i_dentry",
-    dentry_alias = "dentry"."d_u.d_alias",
     inode_private = "inode"."i_private",
     regs_orig_ax = "pt_regs"."orig_ax",
     regs_bx = "pt_regs"."bx",
@@ -124,4 +122,4 @@ offsets! {
     io_kiocb_opcode = "io_kiocb"."opcode",
 }
 
-wire!(Offsets = 360);
+wire!(Offsets = 352);

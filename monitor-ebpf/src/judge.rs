@@ -215,7 +215,7 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) {
         0
     };
     if opened.backing(&place) {
-        let labels = label::of_inode(inode).own | label::from_ancestors(path::some_name(inode));
+        let labels = label::of_inode(inode).own;
         scratch.record.labels |= labels;
         policy::judge_classes(&mut scratch.record, subject, labels, asked);
         return;

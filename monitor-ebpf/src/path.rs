@@ -225,14 +225,6 @@ fn set(scratch: &mut Scratch, position: usize, length: u32, from: u32) {
     }
 }
 
-/// A dentry of an inode: the one it was last reached by. Of a file beneath a stacked file system it
-/// is the only way to the directories that hold it.
-#[inline(always)]
-pub fn some_name(inode: Address) -> Address {
-    let first: Address = field!(inode, inode_aliases);
-    first.wrapping_sub(offset!(dentry_alias) as u64)
-}
-
 /// A mount through which a dentry can be named when the hook gives none: the one the process is
 /// in, or the first of the file system.
 #[inline(always)]
