@@ -65,6 +65,7 @@ offsets! {
     dentry_name = "dentry"."d_name",
     dentry_inode = "dentry"."d_inode",
     dentry_sb = "dentry"."d_sb",
+    dentry_alias = "dentry"."d_u.d_alias",
     qstr_len = "qstr"."len",
     qstr_name = "qstr"."name",
     vfsmount_root = "vfsmount"."mnt_root",
@@ -79,6 +80,7 @@ offsets! {
     inode_mode = "inode"."i_mode",
     inode_nlink = "inode"."i_nlink",
     inode_generation = "inode"."i_generation",
+    inode_names = "inode"."i_dentry.first",
     sb_dev = "super_block"."s_dev",
     sb_magic = "super_block"."s_magic",
     sb_mounts = "super_block"."s_mounts",
@@ -122,4 +124,4 @@ offsets! {
     io_kiocb_opcode = "io_kiocb"."opcode",
 }
 
-wire!(Offsets = 352);
+wire!(Offsets = 360);

@@ -215,9 +215,12 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) {
         0
     };
     if opened.backing(&place) {
-        let labels = label::of_inode(inode).own;
+        // The stacked file has been judged by its own path: here only the sets have a say.
+        let labels = label::of_inode(inode).own | label::of_any_name(inode);
         scratch.record.labels |= labels;
-        policy::judge_classes(&mut scratch.record, subject, labels, asked);
+        let classes = labels | class::READ | class::WRITE;
+        policy::judge_classes(&mut scratch.record, subject, classes, asked);
+        scratch.record.classes = labels;
         return;
     }
     judge_place(scratch, subject, 0, place, foreign, asked);

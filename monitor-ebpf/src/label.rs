@@ -12,7 +12,7 @@ use monitor_common::{
 
 use crate::{
     emit,
-    kernel_field::{Address, field},
+    kernel_field::{Address, field, offset},
     maps::LABELS,
     path::{Dentry, Place},
 };
@@ -107,6 +107,17 @@ extern "C" fn bits_of_dentry(dentry: Address) -> u64 {
 #[inline(always)]
 pub fn from_ancestors(dentry: Address) -> u32 {
     bits_of_dentry(dentry) as u32
+}
+
+/// Set bits that an inode has from the directories above a name that the kernel has cached for it:
+/// for hooks that are not told the name, such as opens behind an overlay before 6.5.
+#[inline(always)]
+pub fn of_any_name(inode: Address) -> u32 {
+    let first: Address = field!(inode, inode_names);
+    if first == 0 {
+        return 0;
+    }
+    from_ancestors(first.wrapping_sub(offset!(dentry_alias) as u64))
 }
 
 /// Set bits of what stands at `place`: its own and those of the directories above it.

@@ -23,6 +23,7 @@ crate::tests! {
         mounts_are_ways_out,
         path_beyond_the_bounds_is_refused,
         detached_mount_does_not_take_on_an_allowed_name,
+        file_of_an_overlay_is_judged_by_its_own_path,
     ],
 }
 
@@ -280,4 +281,31 @@ fn detached_mount_does_not_take_on_an_allowed_name(lab: &Lab) -> Result<()> {
     }
     batch.worked("plain")?;
     batch.quiet_about(&plain)
+}
+
+fn file_of_an_overlay_is_judged_by_its_own_path(lab: &Lab) -> Result<()> {
+    // What lies behind the overlay is in no rule, and needs none. Its working directory is read
+    // when it is mounted.
+    let read = "${HOME}/scratch/m/w/**\", \"${HOME}/scratch/m/o/allowed";
+    lab.policy(&ROOTED.replace("${HOME}/plain/**", read))?;
+    for name in ["allowed", "unlisted"] {
+        lab.file(format!("lower/{name}"), "plain\n")?;
+    }
+    fs::create_dir_all(lab.path("scratch"))?;
+    let overlay = OVERLAY.replace("{scratch}", "scratch").replace("{dir}", "lower");
+    let mut cases = Cases::new();
+    cases.add("allowed", overlay.replace("{name}", "allowed"));
+    // Each case has its own mount namespace, but the mount point is made only once.
+    let again = overlay.replacen("mkdir scratch/m , ", "", 1);
+    cases.add("unlisted", again.replace("{name}", "unlisted"));
+    let free = cases.alone(lab)?;
+    if !free.values().all(|line| line.starts_with("ok")) {
+        return crate::skip(format!("this kernel has no overlay: {free:?}"));
+    }
+    fs::remove_dir(lab.path("scratch/m"))?;
+    let batch = cases.run(lab)?;
+    batch.worked("allowed")?;
+    batch.quiet_about(lab.path("scratch/m/o/allowed"))?;
+    batch.refused("unlisted")?;
+    batch.denied("open", "file_read", lab.path("scratch/m/o/unlisted")).map(|_| ())
 }
