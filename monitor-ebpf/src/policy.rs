@@ -111,9 +111,16 @@ pub fn classify_address(policy: &Policy, address: [u8; 16], port: u16, protocol:
 /// like), keeping the stronger of this verdict and the one already in the record.
 #[inline(always)]
 pub fn judge_path(scratch: &mut Scratch, subject: &Subject, position: usize, extra: u32, asked: u8) {
+    if asked == 0 {
+        // Nothing is asked of the object: an O_PATH descriptor gives no access to it.
+        return;
+    }
     let decision = if scratch.record.flags & (flags::TRUNCATED | flags::FOREIGN) != 0 {
         scratch.record.classes |= extra;
-        beyond_bound(asked)
+        // What its inode is known for says more than that its path says nothing.
+        let (by_label, bound) = (decide_under(subject, extra, asked), beyond_bound(asked));
+        let says_more = by_label.reason == reason::SET && by_label.verdict >= bound.verdict;
+        if says_more { by_label } else { bound }
     } else {
         let classes = classify(scratch, position, subject.policy) | extra;
         scratch.record.classes |= classes;
