@@ -57,7 +57,7 @@ pub fn everywhere(selection: &Selection) -> Result<()> {
 }
 
 fn on_machine(selection: &Selection, programs: &[PathBuf]) -> Result<()> {
-    let image = build_image(programs)?;
+    let image = build_image(programs, None)?;
     let words = ["bench", "--backend", "lsm", "--rounds", &selection.rounds];
     let words = words.into_iter().chain(["--flood", FLOOD, "--rate", RATE]).map(str::to_owned);
     let plan = Boot {

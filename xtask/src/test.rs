@@ -147,7 +147,7 @@ pub struct OnMachine {
 pub fn one_command(what: OnMachine) -> Result<()> {
     setup::machines()?;
     let OnMachine { kernel, preempt_full, with, command } = what;
-    let image = build_image(&[programs()?, with].concat())?;
+    let image = build_image(&[programs()?, with].concat(), real_servers().as_deref())?;
     let name = format!("{kernel}-command");
     let plan = Boot { name, kernel, preempt_full, command, timeout: MACHINE_TIMEOUT };
     std::process::exit(boot(&plan, &image, |line| println!("{line}"))?);
@@ -177,13 +177,23 @@ fn host(results: &mut Results, filter: Option<&str>) -> Result<(String, String)>
     let (name, backend) = ("host-tracepoint", "tracepoint");
     let mut command = as_root(&tests);
     command.args(["--backend", backend]).args(filter).env("RUST_BACKTRACE", "1");
-    match real_server::installed() {
-        Ok(folder) => drop(command.env("MCP_MONITOR_REAL_SERVERS", folder)),
-        // Its tests say that they were skipped, and count as failed where nothing runs them.
-        Err(error) => say(format!("no real server to test with: {error:#}")),
+    if let Some(folder) = real_servers() {
+        command.env("MCP_MONITOR_REAL_SERVERS", folder);
     }
     listen(results, name, &mut command)?;
     Ok((name.to_owned(), backend.to_owned()))
+}
+
+/// The folder of the real servers. Where there is none, their tests say that they were skipped,
+/// and count as failed where nothing runs them.
+fn real_servers() -> Option<PathBuf> {
+    match real_server::installed() {
+        Ok(folder) => Some(folder),
+        Err(error) => {
+            say(format!("no real server to test with: {error:#}"));
+            None
+        }
+    }
 }
 
 /// Runs tests, passes their output on and takes their results.
@@ -210,7 +220,7 @@ fn machines(
     selection: &Selection,
     programs: &[PathBuf],
 ) -> Result<Vec<(String, String)>> {
-    let image = build_image(programs)?;
+    let image = build_image(programs, real_servers().as_deref())?;
     let boots = selection.boots();
     let next = AtomicUsize::new(0);
     let shared = Mutex::new(results);

@@ -13,8 +13,7 @@ use crate::run::MARKER;
 use crate::{Lab, skip};
 
 crate::tests! {
-    // The test machines have no Node.js.
-    tracepoint: [
+    both: [
         filesystem_server_works_under_its_rules,
         turncoat_does_not_get_a_private_key,
         turncoat_does_not_get_another_environment,

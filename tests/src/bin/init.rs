@@ -16,6 +16,8 @@ use std::{env, io, ptr};
 use anyhow::{Context, Result, bail};
 
 const OUTPUT: &str = "/dev/ttyS1";
+/// What npm installed, where the image has it.
+const REAL_SERVERS: &str = "/usr/lib/real-servers";
 
 /// Source, place, type.
 const MOUNTS: [(&str, &str, &str); 12] = [
@@ -137,9 +139,12 @@ fn loopback_up() -> Result<()> {
 fn run(output: &File) -> Result<i32> {
     let mut arguments = env::args_os().skip(1);
     let program = arguments.next().context("the kernel's command line has no command behind --")?;
-    let child = Command::new(&program)
-        .args(arguments)
-        .env_clear()
+    let mut command = Command::new(&program);
+    command.args(arguments).env_clear();
+    if Path::new(REAL_SERVERS).is_dir() {
+        command.env("MCP_MONITOR_REAL_SERVERS", REAL_SERVERS);
+    }
+    let child = command
         .env("PATH", "/usr/lib/mcp-monitor-tests:/usr/sbin:/usr/bin")
         .env("HOME", "/root")
         .env("USER", "root")

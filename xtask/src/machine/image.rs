@@ -13,13 +13,16 @@ use crate::workspace;
 
 /// Where the tests expect each other and the agent.
 const TESTS: &str = "usr/lib/mcp-monitor-tests";
+/// Where init tells the tests to find the real servers.
+const REAL_SERVERS: &str = "usr/lib/real-servers";
 /// Kernel modules that tests need and Debian does not build in.
 const MODULES: [&str; 1] = ["overlay"];
 /// Room for what the tests write, as part of the image.
 const ROOM_MB: u64 = 256;
 
-/// Builds the image with these programs, which must be static, and returns its path.
-pub fn build(programs: &[PathBuf]) -> Result<PathBuf> {
+/// Builds the image with these programs, which must be static, and with the real servers in this
+/// folder, if any, and Node.js for them. Returns its path.
+pub fn build(programs: &[PathBuf], servers: Option<&Path>) -> Result<PathBuf> {
     let root = workspace::target().join("machine/root");
     let image = workspace::target().join("machine/image.ext4");
     if root.exists() {
@@ -32,6 +35,9 @@ pub fn build(programs: &[PathBuf]) -> Result<PathBuf> {
     }
     symlink(Path::new("/").join(TESTS).join("init"), root.join("init"))?;
     shell(&root)?;
+    if let Some(servers) = servers {
+        real_servers(&root, servers)?;
+    }
     for kernel in Kernel::ALL {
         modules(&root, &kernel.release()?)?;
     }
@@ -92,6 +98,15 @@ fn shell(root: &Path) -> Result<()> {
         None => symlink("busybox", root.join("usr/bin/sh"))?,
     }
     Ok(())
+}
+
+fn real_servers(root: &Path, servers: &Path) -> Result<()> {
+    let node = find("node").context("node is missing: run `cargo xtask setup`")?;
+    // A link, or a version manager's script, is no program that would start over there.
+    let node = output(Command::new(&node).args(["-p", "process.execPath"]))
+        .with_context(|| format!("{} does not say where it is", node.display()))?;
+    with_libraries(root, Path::new(&node), "usr/bin/node")?;
+    run(Command::new("cp").arg("-a").arg(servers).arg(root.join(REAL_SERVERS)))
 }
 
 /// Copies a program with the libraries that the dynamic loader finds for it.
