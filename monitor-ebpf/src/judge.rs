@@ -135,7 +135,6 @@ const FMODE_READ: u32 = 0x1;
 const FMODE_WRITE: u32 = 0x2;
 const FMODE_PATH: u32 = 0x4000;
 const FMODE_CREATED: u32 = 0x10_0000;
-const FMODE_BACKING: u32 = 0x200_0000;
 const FMODE_EXEC_FLAG: u32 = 0x20;
 // include/uapi/asm-generic/fcntl.h, as on x86-64.
 const O_TRUNC: u32 = 0o1000;
@@ -173,7 +172,7 @@ impl Opened {
     #[inline(always)]
     pub fn backing(&self, place: &Place) -> bool {
         let inode: Address = field!(self.file, file_inode);
-        self.mode & FMODE_BACKING != 0 || inode != place.inode()
+        inode != place.inode() || place.is_beneath_stack()
     }
 
     /// What the open asks for; bits of the mode are bits of [`access`]. Without branches, as is
@@ -206,7 +205,7 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) {
     describe_inode(scratch, inode);
     scratch.record.did = opened.did();
     let mut asked = opened.asked();
-    if opened.mode & FMODE_PATH != 0 {
+    if opened.mode & FMODE_PATH != 0 || place.is_nameless() {
         asked = 0;
     }
     let foreign = if scratch.record.fs_magic == PROC_SUPER_MAGIC {

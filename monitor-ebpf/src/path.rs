@@ -38,6 +38,21 @@ impl Place {
         Self::of_path(file.wrapping_add(offset!(file_path) as u64))
     }
 
+    /// Whether this is beneath the private copy of a mount that a stacked file system keeps.
+    #[inline(always)]
+    pub fn is_beneath_stack(&self) -> bool {
+        let mount = self.mount.wrapping_sub(offset!(mount_mnt) as u64);
+        let namespace: Address = field!(mount, mount_mnt_ns);
+        let parent: Address = field!(self.dentry, dentry_parent);
+        namespace >= ERROR_POINTERS && parent != self.dentry
+    }
+
+    /// Whether there is no name at all, as for pipes and sockets.
+    #[inline(always)]
+    pub fn is_nameless(&self) -> bool {
+        Dentry::of(self.dentry).name_len == 0
+    }
+
     /// The inode, 0 for a name that does not exist yet.
     #[inline(always)]
     pub fn inode(&self) -> Address {
@@ -119,11 +134,12 @@ extern "C" fn climb(_index: u64, walk: *mut Walk) -> i64 {
         return 0;
     }
     let Dentry { parent, name: text, name_len, .. } = Dentry::of(dentry);
-    if parent == dentry {
+    let length = name_len & 0xff;
+    if parent == dentry && length <= 1 {
+        // The root of a file system, which is called `/`.
         walk.state = DETACHED;
         return 1;
     }
-    let length = name_len & 0xff;
     let mut at = walk.at & 0x1fff;
     if at <= length || at > PATH_MAX as u32 {
         return 1;
@@ -141,6 +157,11 @@ extern "C" fn climb(_index: u64, walk: *mut Walk) -> i64 {
     // SAFETY: masked to the buffer.
     unsafe { *walk.buffer.add((at & 0xfff) as usize) = b'/' };
     walk.at = at;
+    if parent == dentry {
+        // Something without a directory, such as `memfd:name`.
+        walk.state = DETACHED;
+        return 1;
+    }
     walk.dentry = parent;
     0
 }

@@ -28,9 +28,19 @@ fn main() -> Result<ExitCode> {
     // They look at what the whole machine holds before and after: one at a time, also when several
     // copies of the repository are tested at once.
     arguments.libtest.test_threads = Some(1);
+    hear_signals();
     let _alone = alone()?;
     let trials = trials(behaviour::all(), arguments.backend);
     Ok(libtest_mimic::run(&arguments.libtest, trials).exit_code())
+}
+
+/// Signals that were ignored when the tests were started, by `nohup` say, would stay so in every
+/// server, and a shell cannot trap those.
+fn hear_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1] {
+        // SAFETY: the default disposition runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 fn alone() -> Result<File> {
