@@ -4,12 +4,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
-use monitor_common::{
-    limits::PATH_MAX,
-    policy::access,
-    record::flags,
-    syscall::NO_ARGUMENT,
-};
+use monitor_common::{limits::PATH_MAX, policy::access, record::flags, syscall::NO_ARGUMENT};
 
 use crate::{
     hooks::control::file_of,

@@ -10,7 +10,7 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
-    generated::{bpf_send_signal, bpf_ktime_get_boot_ns},
+    generated::{bpf_ktime_get_boot_ns, bpf_send_signal},
 };
 use aya_log_ebpf::warn;
 use monitor_common::{

@@ -59,11 +59,7 @@ pub fn lsm(kind: u8, describe: impl FnOnce(&mut Scratch, &Subject)) -> i32 {
 
 /// [`lsm`] for a process that has been looked up.
 #[inline(always)]
-pub fn lsm_for(
-    subject: &Subject,
-    kind: u8,
-    describe: impl FnOnce(&mut Scratch, &Subject),
-) -> i32 {
+pub fn lsm_for(subject: &Subject, kind: u8, describe: impl FnOnce(&mut Scratch, &Subject)) -> i32 {
     match run(subject, kind, Means::Refuse, describe) {
         true => refused(),
         false => 0,
@@ -234,7 +230,12 @@ const AUXV: u64 = u64::from_le_bytes(*b"auxv\0\0\0\0");
 /// The class of a procfs file that holds the environment or memory of a process outside the tree;
 /// told by file system and name of the dentry, wherever procfs is mounted.
 #[inline(always)]
-fn describe_owner(scratch: &mut Scratch, subject: &Subject, inode: Address, dentry: Address) -> u32 {
+fn describe_owner(
+    scratch: &mut Scratch,
+    subject: &Subject,
+    inode: Address,
+    dentry: Address,
+) -> u32 {
     let name = dentry.wrapping_add(offset!(dentry_name) as u64);
     let length: u32 = field!(name, qstr_len);
     let text: Address = field!(name, qstr_name);

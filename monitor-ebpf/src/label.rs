@@ -26,11 +26,7 @@ pub fn key_of(inode: Address) -> InodeKey {
 /// Identity of an inode of the file system on `dev`.
 #[inline(always)]
 fn key_on(dev: u32, inode: Address) -> InodeKey {
-    InodeKey {
-        ino: field!(inode, inode_ino),
-        dev,
-        generation: field!(inode, inode_generation),
-    }
+    InodeKey { ino: field!(inode, inode_ino), dev, generation: field!(inode, inode_generation) }
 }
 
 #[inline(always)]

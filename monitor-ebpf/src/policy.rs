@@ -7,7 +7,10 @@ use aya_ebpf::{helpers::generated::bpf_loop, maps::lpm_trie::Key};
 use monitor_common::{
     automaton::{self, ByteClasses, Row, Rows, START},
     network::{self, AddressKey, TABLE_BITS},
-    policy::{Decision, Policy, TABLES, access, beyond_bound, decide_one, reason, stronger, tag_flags, verdict},
+    policy::{
+        Decision, Policy, TABLES, access, beyond_bound, decide_one, reason, stronger, tag_flags,
+        verdict,
+    },
     record::{Record, counter, enforced, flags},
 };
 
@@ -43,9 +46,8 @@ extern "C" fn eat(index: u64, context: *mut Match) -> i64 {
     let at = (index as usize & 0x1ff) * 8;
     // SAFETY: strings have 4,104 bytes; `at` is at most 4,088. Map values live as long as the
     // program.
-    let (word, classes) = unsafe {
-        (context.path.add(at).cast::<u64>().read_unaligned(), &*context.classes)
-    };
+    let (word, classes) =
+        unsafe { (context.path.add(at).cast::<u64>().read_unaligned(), &*context.classes) };
     let step = automaton::step(&KernelRows, context.base, classes, context.state, word);
     context.state = step.state;
     step.done as i64
@@ -110,7 +112,13 @@ pub fn classify_address(policy: &Policy, address: [u8; 16], port: u16, protocol:
 /// Judges the record's string number `position` together with `extra` classes (from labels and the
 /// like), keeping the stronger of this verdict and the one already in the record.
 #[inline(always)]
-pub fn judge_path(scratch: &mut Scratch, subject: &Subject, position: usize, extra: u32, asked: u8) {
+pub fn judge_path(
+    scratch: &mut Scratch,
+    subject: &Subject,
+    position: usize,
+    extra: u32,
+    asked: u8,
+) {
     if asked == 0 {
         // Nothing is asked of the object: an O_PATH descriptor gives no access to it.
         return;

@@ -47,11 +47,7 @@ fn judge_program(subject: &Subject, file: Address) -> i32 {
 
 /// Describes and judges the file of an exec.
 #[inline(always)]
-pub fn judge_executable(
-    scratch: &mut crate::scratch::Scratch,
-    subject: &Subject,
-    file: Address,
-) {
+pub fn judge_executable(scratch: &mut crate::scratch::Scratch, subject: &Subject, file: Address) {
     let inode: Address = field!(file, file_inode);
     judge::describe_inode(scratch, inode);
     if scratch.record.nlink == 0 {

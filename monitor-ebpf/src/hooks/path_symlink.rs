@@ -3,9 +3,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    helpers::generated::bpf_probe_read_kernel_str, macros::lsm, programs::LsmContext,
-};
+use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::lsm, programs::LsmContext};
 use monitor_common::{
     limits::PATH_MAX,
     policy::access,

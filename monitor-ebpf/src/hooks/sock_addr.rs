@@ -1,11 +1,7 @@
 //! Connects and sends on the tracepoint backend: cgroup programs on the root cgroup, which see
 //! kernel copies of addresses and can refuse.
 
-use aya_ebpf::{
-    bindings::bpf_sock_addr,
-    macros::cgroup_sock_addr,
-    programs::SockAddrContext,
-};
+use aya_ebpf::{bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext};
 use monitor_common::{
     network::mapped_v4,
     record::{Peer, kind},

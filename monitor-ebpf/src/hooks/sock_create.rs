@@ -27,10 +27,11 @@ pub fn sock_create(ctx: SockContext) -> i32 {
         Current::Untagged => 1,
         Current::Outlaw => 0,
         Current::Tagged(subject) => {
-            let refuse = judge::run(&subject, kind::SOCKET, Means::RefuseOnly, |scratch, subject| {
-                scratch.record.peer = Peer { family, socket_type, protocol, ..Peer::default() };
-                policy::judge_classes(&mut scratch.record, subject, 0, access::CONNECT);
-            });
+            let refuse =
+                judge::run(&subject, kind::SOCKET, Means::RefuseOnly, |scratch, subject| {
+                    scratch.record.peer = Peer { family, socket_type, protocol, ..Peer::default() };
+                    policy::judge_classes(&mut scratch.record, subject, 0, access::CONNECT);
+                });
             !refuse as i32
         }
     }

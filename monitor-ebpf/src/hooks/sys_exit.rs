@@ -216,7 +216,9 @@ fn socket(subject: &Subject, call: &Call, arguments: Arguments) {
     judge::run(subject, kind, Means::KillOnly, |scratch, subject| {
         scratch.record.flags |= flags::AFTER | compat_flag(arguments);
         match kind {
-            kind::UNIX if named.address != 0 => unix_socket::judge_named(scratch, subject, arguments, named),
+            kind::UNIX if named.address != 0 => {
+                unix_socket::judge_named(scratch, subject, arguments, named)
+            }
             kind::UNIX => {
                 let peer: Address = field!(sock, unix_peer);
                 if peer != 0 {
