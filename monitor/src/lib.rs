@@ -8,6 +8,7 @@ pub mod cli;
 pub mod decode;
 pub mod enrich;
 pub mod event;
+pub mod judge;
 pub mod kernel;
 pub mod launch;
 pub mod pipeline;

@@ -25,7 +25,7 @@ use crate::{
     kernel::{Backend, Kernel, KernelError, Options, Slot},
     launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
     pipeline::{Pipeline, Sinks},
-    rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath, SourceKind},
+    rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
     sink::{
         segment::{Destination, Header, Limits, SegmentWriter},
         stderr::Stderr,
@@ -231,30 +231,23 @@ fn default_recording(account: &Account, server: &str, instance: u32) -> Destinat
 }
 
 fn policy_text(loaded: &Loaded, instance: u32) -> PolicyText {
-    let kind = |kind| match kind {
-        SourceKind::Server => "server",
-        SourceKind::Include => "include",
-        SourceKind::Set => "set",
-    };
     PolicyText {
         policy: POLICY,
         server: loaded.server.clone(),
         instance,
-        mode: match loaded.mode {
-            Mode::Observe => "observe".to_owned(),
-            Mode::Enforce => "enforce".to_owned(),
-        },
+        mode: loaded.mode.to_string(),
         sources: loaded
             .sources
             .iter()
             .map(|source| SourceText {
-                kind: kind(source.kind).to_owned(),
+                kind: source.kind.name().to_owned(),
                 name: source.name.clone(),
                 path: source.path.clone(),
                 text: source.text.clone(),
             })
             .collect(),
         bindings: loaded.bindings.clone(),
+        world: Some(loaded.world.clone()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use monitor_common::{
     limits,
-    record::{Record, Target, enforced, flags},
+    record::{Target, enforced, flags},
 };
 
 use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Observed, Process};
@@ -52,23 +52,20 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The process of a record, as it was before what the record tells.
-    pub(super) fn process(&mut self, record: &Record) -> Process {
-        let id = Id { tgid: record.tgid, start_ns: record.start_ns };
+    /// Fills in the program of a process, as it was before what its event tells. Of a process that
+    /// is not known what the event itself says is taken.
+    pub(super) fn recognise(&mut self, process: &mut Process) {
+        let id = Id { tgid: process.tgid, start_ns: process.start_ns };
         if !self.entries.contains_key(&id) {
-            let parent = self.by_number(record.ppid).filter(|parent| *parent != id);
+            let parent = self.by_number(process.ppid).filter(|parent| *parent != id);
             self.insert(id, parent);
+            let known = self.entries.get_mut(&id).filter(|entry| entry.image.exe.is_empty());
+            if let Some(entry) = known {
+                entry.image = process.image.clone();
+            }
         }
-        let image = self.entries.get(&id).map(|entry| entry.image.clone()).unwrap_or_default();
-        Process {
-            tgid: record.tgid,
-            tid: record.tid,
-            start_ns: record.start_ns,
-            ppid: record.ppid,
-            uid: record.uid,
-            cgroup: record.cgroup,
-            comm: record.comm,
-            image,
+        if let Some(entry) = self.entries.get(&id) {
+            process.image = entry.image.clone();
         }
     }
 
@@ -207,19 +204,21 @@ mod tests {
         event(tgid, 1, Body::Exec(Box::new(exec)))
     }
 
-    fn record(tgid: u32, ppid: u32) -> Record {
-        let mut record = crate::decode::blank(monitor_common::record::kind::OPEN);
-        (record.tgid, record.ppid, record.start_ns) = (tgid, ppid, u64::from(tgid));
-        record
+    fn seen(table: &mut Table, tgid: u32, ppid: u32) -> Process {
+        let mut process = sample(b"/x").observed.unwrap().process;
+        (process.tgid, process.ppid, process.start_ns) = (tgid, ppid, u64::from(tgid));
+        process.image = Arc::default();
+        table.recognise(&mut process);
+        process
     }
 
     fn exes(table: &mut Table, tgid: u32) -> Vec<String> {
-        let process = table.process(&record(tgid, 0));
+        let process = seen(table, tgid, 0);
         table.chain(&process).iter().map(|ancestor| ancestor.exe.to_text()).collect()
     }
 
     fn apply(table: &mut Table, events: &[Event]) {
-        table.process(&record(1, 0));
+        seen(table, 1, 0);
         events.iter().for_each(|event| table.apply(event));
     }
 
@@ -246,9 +245,9 @@ mod tests {
         denied.violation = sample(b"").violation;
         denied.violation.as_mut().unwrap().answered = enforced::DENIED;
         apply(&mut table, &[exec(1, "/usr/bin/node"), fork(1, 2), denied]);
-        assert_eq!(table.process(&record(2, 1)).image.exe.to_text(), "/usr/bin/node");
+        assert_eq!(seen(&mut table, 2, 1).image.exe.to_text(), "/usr/bin/node");
         apply(&mut table, &[exec(2, "/bin/good")]);
-        assert_eq!(table.process(&record(2, 1)).image.exe.to_text(), "/bin/good");
+        assert_eq!(seen(&mut table, 2, 1).image.exe.to_text(), "/bin/good");
     }
 
     #[test]
@@ -266,7 +265,7 @@ mod tests {
     fn a_process_whose_fork_was_lost_finds_its_parent_by_number() {
         let mut table = Table::default();
         apply(&mut table, &[exec(1, "/usr/bin/node")]);
-        assert_eq!(table.process(&record(9, 1)).image.exe.to_text(), "/usr/bin/node");
+        assert_eq!(seen(&mut table, 9, 1).image.exe.to_text(), "/usr/bin/node");
         assert_eq!(exes(&mut table, 9).len(), 2);
     }
 
@@ -275,7 +274,7 @@ mod tests {
         let mut table = Table::default();
         apply(&mut table, &[exec(1, "/root")]);
         (1..200).for_each(|tgid| table.apply(&fork(tgid, tgid + 1)));
-        let process = table.process(&record(200, 0));
+        let process = seen(&mut table, 200, 0);
         let chain = table.chain(&process);
         assert_eq!(chain.len(), CHAIN_MAX);
         assert_eq!((chain[0].tgid, chain[CHAIN_MAX - 1].tgid), (1, 200));

@@ -144,7 +144,7 @@ pub enum Body {
     Listen(Contact),
     /// Contact with an AF_UNIX socket.
     Unix {
-        /// The socket's file; an abstract name stands in `path` with its leading NUL.
+        /// The socket's file; an abstract name stands in `path` behind `@`.
         file: File,
     },
     /// A reach into another process.
@@ -155,6 +155,8 @@ pub enum Body {
         target: Target,
         /// Signal or ptrace mode.
         detail: u32,
+        /// What a received descriptor is open for, bits of [`monitor_common::record::did`].
+        access: u32,
         /// The file, where the reach goes through one.
         file: File,
     },
@@ -233,6 +235,8 @@ pub struct Contact {
     pub sets: u32,
     /// Host name, where one is known.
     pub name: Option<String>,
+    /// The file of an AF_UNIX socket; an abstract name stands in `path` behind `@`.
+    pub file: Option<Box<File>>,
 }
 
 /// A verdict that is not `allow`.
@@ -323,6 +327,32 @@ pub struct PolicyText {
     pub sources: Vec<SourceText>,
     /// Variables and their values (byte text).
     pub bindings: BTreeMap<String, String>,
+    /// What else of the machine went into it; missing in recordings that cannot be replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world: Option<World>,
+}
+
+/// What rules take from the machine they are loaded on, besides their text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct World {
+    /// `${HOME}`.
+    pub home: Bytes,
+    /// `${USER}`.
+    pub user: Bytes,
+    /// `${CWD}`.
+    pub cwd: Bytes,
+    /// `${TMPDIR}`.
+    pub tmpdir: Bytes,
+    /// The environment variables that the rules use.
+    pub env: BTreeMap<Bytes, Bytes>,
+    /// The server's command with its arguments.
+    pub arguments: Vec<Bytes>,
+    /// Homes of the user.
+    pub own_homes: Vec<Bytes>,
+    /// Homes of others.
+    pub other_homes: Vec<Bytes>,
+    /// Symbolic links on the way of the rules' patterns, each with its text.
+    pub links: BTreeMap<Bytes, Bytes>,
 }
 
 /// The text of one rule file, include or set.

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::event::{Bytes, World};
+
 /// What `${...}` in rules stands for, for one instance.
 #[derive(Clone, Debug, Default)]
 pub struct Bindings {
@@ -28,6 +30,9 @@ pub struct Bindings {
     pub own_homes: Vec<PathBuf>,
     /// Homes of other people, from passwd.
     pub other_homes: Vec<PathBuf>,
+    /// Symbolic links of another machine that the values are from; `None` when they are from this
+    /// one.
+    pub links: Option<BTreeMap<Bytes, Bytes>>,
 }
 
 /// Why there are no values.
@@ -113,8 +118,54 @@ impl Bindings {
             arguments: arguments.to_vec(),
             own_homes,
             other_homes,
+            links: None,
         })
     }
+
+    /// Values of the machine that a recording is from.
+    pub fn of_world(world: &World) -> Self {
+        let texts = |list: &[Bytes]| list.iter().map(os).collect::<Vec<OsString>>();
+        let paths = |list: &[Bytes]| list.iter().map(|path| os(path).into()).collect();
+        Self {
+            home: os(&world.home).into(),
+            user: os(&world.user).to_string_lossy().into_owned(),
+            cwd: os(&world.cwd).into(),
+            tmpdir: os(&world.tmpdir).into(),
+            env: world.env.iter().map(|(name, value)| (os(name), os(value))).collect(),
+            arguments: texts(&world.arguments),
+            own_homes: paths(&world.own_homes),
+            other_homes: paths(&world.other_homes),
+            links: Some(world.links.clone()),
+        }
+    }
+
+    /// The inverse: the values with the links met. Of the environment only what the rules use
+    /// (variables `ENV:NAME`) is told.
+    pub(super) fn world(
+        &self,
+        used: &BTreeMap<String, String>,
+        links: BTreeMap<Bytes, Bytes>,
+    ) -> World {
+        let bytes = |text: &OsStr| Bytes::from(text.as_bytes());
+        let paths = |list: &[PathBuf]| list.iter().map(|path| bytes(path.as_os_str())).collect();
+        let names = used.keys().filter_map(|name| name.strip_prefix("ENV:").map(OsStr::new));
+        let of_name = |name| Some((bytes(name), bytes(self.env.get(name)?)));
+        World {
+            home: bytes(self.home.as_os_str()),
+            user: self.user.as_str().into(),
+            cwd: bytes(self.cwd.as_os_str()),
+            tmpdir: bytes(self.tmpdir.as_os_str()),
+            env: names.filter_map(of_name).collect(),
+            arguments: self.arguments.iter().map(|argument| bytes(argument)).collect(),
+            own_homes: paths(&self.own_homes),
+            other_homes: paths(&self.other_homes),
+            links,
+        }
+    }
+}
+
+fn os(bytes: &Bytes) -> OsString {
+    OsStr::from_bytes(bytes.as_bytes()).to_owned()
 }
 
 impl Account {

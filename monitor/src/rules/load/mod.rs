@@ -19,6 +19,7 @@ use super::{
     search::is_name,
     source::Origin,
 };
+use crate::event::World;
 
 /// Name of the policy of servers that have no rule file.
 pub const DEFAULT: &str = "default";
@@ -79,6 +80,9 @@ pub struct Loaded {
     /// The variables that the rules use, with their values (bytes beyond ASCII as `\xNN`, several
     /// values one a line). `sets:HOME` are the homes that the sets cover.
     pub bindings: BTreeMap<String, String>,
+    /// What the machine has put into the rules: with it and the texts they can be loaded anywhere,
+    /// see [`Bindings::of_world`].
+    pub world: World,
     /// What may not be as meant.
     pub warnings: Vec<Finding>,
     /// Variables without a value because no command is known: what they allow is left out.

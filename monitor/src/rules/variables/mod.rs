@@ -21,7 +21,7 @@ use super::{
     Bindings,
     error::nearest,
     pattern::{Pattern, Piece},
-    resolve::resolve,
+    resolve::{Links, resolve},
 };
 
 const NAMES: [&str; 8] =
@@ -117,7 +117,10 @@ fn is_within(path: &[u8], directory: &[u8]) -> bool {
 
 /// Puts values in.
 pub struct Variables<'a> {
-    bindings: &'a Bindings,
+    /// Where values come from.
+    pub bindings: &'a Bindings,
+    /// Where symbolic links lead.
+    pub links: Links<'a>,
     /// What values may not lie over.
     pub guard: Guard,
     /// The variables used so far with their values, escaped.
@@ -126,7 +129,12 @@ pub struct Variables<'a> {
 
 impl<'a> Variables<'a> {
     pub fn new(bindings: &'a Bindings) -> Self {
-        Self { bindings, guard: Guard::default(), used: BTreeMap::new() }
+        Self {
+            bindings,
+            links: Links::new(bindings.links.as_ref()),
+            guard: Guard::default(),
+            used: BTreeMap::new(),
+        }
     }
 
     /// One pattern for each value of each variable.
@@ -238,7 +246,8 @@ impl<'a> Variables<'a> {
         if value.is_empty() {
             return Err(VariableError::Empty(name.to_owned()));
         }
-        let path = resolve(self.bindings.cwd.join(value).as_os_str().as_bytes()).path;
+        let path = self.bindings.cwd.join(value);
+        let path = resolve(path.as_os_str().as_bytes(), &self.links).path;
         let Place::Start { open: true } = place else {
             // One path and no more: the sets and `deny` have their say about it as about any.
             let is_root = path.is_empty() && place == Place::Whole;
