@@ -26,7 +26,7 @@ use monitor_common::{
 
 use crate::{
     decode::Decoded,
-    event::{Body, Category, Enforced, Event, Observed, PolicyText, Process, Violation},
+    event::{Body, Category, Enforced, Event, Known, Observed, PolicyText, Process, Violation},
     judge::{self, Explain},
 };
 
@@ -34,6 +34,7 @@ pub(crate) use alert::{contact_text, subject};
 pub use clock::Clock;
 pub use loss::{Counters, Delivered, Ledger};
 pub use merge::Merge;
+pub use table::Table;
 
 /// Makes events of records, in the order in which they are given.
 pub struct Enricher {
@@ -41,23 +42,28 @@ pub struct Enricher {
     clock: Clock,
     servers: HashMap<u32, Arc<str>>,
     policies: HashMap<u32, Arc<dyn Explain>>,
-    table: table::Table,
+    table: Table,
     alerts: alert::Alerts,
     ledger: Ledger,
 }
 
 impl Enricher {
-    /// `next_seq` is where the stream goes on: [`crate::sink::segment::SegmentWriter::next_seq`].
+    /// `next_seq` is where the stream goes on: [`crate::sink::recording::SegmentWriter::next_seq`].
     pub fn new(next_seq: u64, clock: Clock) -> Self {
         Self {
             next_seq,
             clock,
             servers: HashMap::new(),
             policies: HashMap::new(),
-            table: table::Table::default(),
+            table: Table::default(),
             alerts: alert::Alerts::default(),
             ledger: Ledger::default(),
         }
+    }
+
+    /// Goes on with processes that are known from before.
+    pub fn with_processes(self, known: &[Known]) -> Self {
+        Self { table: Table::of_known(known), ..self }
     }
 
     /// Gives an instance the name that people know its server by.

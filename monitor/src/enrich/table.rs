@@ -4,7 +4,7 @@
 //! through it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -13,7 +13,7 @@ use monitor_common::{
     record::{Target, enforced, flags},
 };
 
-use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Observed, Process};
+use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Known, Observed, Process};
 
 /// How long an ended process is remembered.
 const GRACE_NS: u64 = 2_000_000_000;
@@ -42,9 +42,12 @@ struct Entry {
     gone: bool,
 }
 
+/// Bytes of the processes that a header holds at most.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+
 /// See the module.
 #[derive(Default)]
-pub(super) struct Table {
+pub struct Table {
     entries: HashMap<Id, Entry>,
     /// The latest start seen of a thread group number.
     starts: HashMap<u32, u64>,
@@ -67,6 +70,57 @@ impl Table {
         if let Some(entry) = self.entries.get(&id) {
             process.image = entry.image.clone();
         }
+    }
+
+    /// Takes over what an event tells about processes, without telling the event what is known.
+    pub fn learn(&mut self, event: &Event) {
+        let Some(observed) = &event.observed else { return };
+        if matches!(event.body, Body::Exec(_) | Body::Fork { .. } | Body::Exit { .. }) {
+            self.recognise(&mut observed.process.clone());
+            self.apply(event);
+        }
+    }
+
+    /// What is known, oldest first, for the header of a segment. Beyond a bound the youngest are
+    /// left out.
+    pub fn known(&self) -> Vec<Known> {
+        let ended: HashSet<Id> = self.ended.iter().map(|(_, id)| *id).collect();
+        let mut all: Vec<(&Id, &Entry)> = self.entries.iter().collect();
+        all.sort_by_key(|(id, _)| (id.start_ns, id.tgid));
+        let mut bytes = 0;
+        all.into_iter()
+            .map(|(id, entry)| Known {
+                tgid: id.tgid,
+                start_ns: id.start_ns,
+                parent: entry.parent.map(|parent| (parent.tgid, parent.start_ns)),
+                exe: entry.image.exe.clone(),
+                cwd: entry.image.cwd.clone(),
+                argv: entry.argv.to_vec(),
+                ended: entry.gone || ended.contains(id),
+            })
+            .take_while(|known| {
+                let texts = known.argv.iter().chain([&known.exe, &known.cwd]);
+                bytes += 100 + texts.map(|text| text.as_bytes().len()).sum::<usize>();
+                bytes <= HEADER_BYTES_MAX
+            })
+            .collect()
+    }
+
+    /// The inverse of [`Table::known`].
+    pub fn of_known(known: &[Known]) -> Self {
+        let mut table = Self::default();
+        for Known { tgid, start_ns, parent, exe, cwd, argv, ended } in known {
+            let id = Id { tgid: *tgid, start_ns: *start_ns };
+            table.insert(id, parent.map(|(tgid, start_ns)| Id { tgid, start_ns }));
+            if let Some(entry) = table.entries.get_mut(&id) {
+                entry.image = Arc::new(Image { exe: exe.clone(), cwd: cwd.clone() });
+                entry.argv = argv.iter().take(ARGUMENTS_MAX).cloned().collect();
+            }
+            if *ended {
+                table.ended.push_back((0, id));
+            }
+        }
+        table
     }
 
     /// Takes over what an event tells about processes.
@@ -278,5 +332,25 @@ mod tests {
         let chain = table.chain(&process);
         assert_eq!(chain.len(), CHAIN_MAX);
         assert_eq!((chain[0].tgid, chain[CHAIN_MAX - 1].tgid), (1, 200));
+    }
+
+    #[test]
+    fn what_a_header_holds_makes_the_same_table() {
+        let mut table = Table::default();
+        let events = [
+            exec(1, "/usr/bin/node"),
+            fork(1, 2),
+            exec(2, "/bin/sh"),
+            fork(2, 3),
+            event(2, 5, Body::Exit { status: 0 }),
+        ];
+        apply(&mut table, &events);
+        let known = table.known();
+        let mut again = Table::of_known(&known);
+        assert_eq!(again.known(), known);
+        assert_eq!(exes(&mut again, 3), ["/usr/bin/node", "/bin/sh", "/bin/sh"]);
+        again.apply(&event(3, 6, Body::Exit { status: 0 }));
+        again.apply(&event(1, 7 + GRACE_NS, Body::IoUring));
+        assert_eq!(again.entries.len(), 1, "what had ended is forgotten with what it led to");
     }
 }

@@ -312,6 +312,27 @@ pub struct Ancestor {
     pub argv: Vec<Bytes>,
 }
 
+/// A process that was known when a segment began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Known {
+    /// Thread group.
+    pub tgid: u32,
+    /// Its start, CLOCK_BOOTTIME, ns.
+    pub start_ns: u64,
+    /// The process that it came from: thread group and start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<(u32, u64)>,
+    /// Executable.
+    pub exe: Bytes,
+    /// Working directory at exec.
+    pub cwd: Bytes,
+    /// First arguments.
+    pub argv: Vec<Bytes>,
+    /// It has ended already, and others that it started have not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+}
+
 /// A policy with the text of everything it was made of, so that a recording replays by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PolicyText {

@@ -11,15 +11,18 @@ use std::{
 };
 
 use super::{
-    ChainHash, Destination, Header, Limits, Place, SegmentError,
-    line::{self, Chain},
+    Destination, Limits, SegmentError,
     output::Output,
     store,
     tail::{self, Tail},
 };
 use crate::{
-    enrich::clock::{self, Clock},
+    enrich::{
+        Table,
+        clock::{self, Clock},
+    },
     event::{Body, Event, Loss, PolicyText},
+    segment::{Chain, ChainHash, Header, Place, kind_and_seq, split},
 };
 
 /// Bytes that are collected before they are written.
@@ -31,6 +34,8 @@ const RETRY_LONGEST: Duration = Duration::from_secs(5);
 /// Writes a recording.
 pub struct SegmentWriter {
     header: Header,
+    /// For the headers of later segments.
+    processes: Table,
     place: Place,
     rotation: Option<Rotation>,
     output: Output,
@@ -91,6 +96,7 @@ impl SegmentWriter {
         let place = Place { segment, first_seq, created_ns: 0, previous };
         let mut writer = Self {
             header,
+            processes: Table::default(),
             place,
             rotation,
             output,
@@ -130,6 +136,9 @@ impl SegmentWriter {
     pub fn write(&mut self, event: &Event) {
         self.totals.events += 1;
         self.next_seq = event.seq.saturating_add(1);
+        if self.rotation.is_some() {
+            self.processes.learn(event);
+        }
         if self.failure.is_some() && !self.recover(event, false) {
             return;
         }
@@ -199,6 +208,7 @@ impl SegmentWriter {
         rotation.at = self.output.good + rotation.limits.segment_bytes;
         let Ok(output) = Output::open(&path, false) else { return };
         let before = std::mem::replace(&mut self.output, output);
+        self.header.processes = self.processes.known();
         let place = Place {
             segment: self.place.segment + 1,
             first_seq: self.next_seq,
@@ -233,14 +243,14 @@ impl SegmentWriter {
     /// Of the buffer the first `kept` bytes are in the file and end with a line.
     fn fail(&mut self, kept: usize, error: &io::Error) {
         let (kept, lost) = self.buffer.split_at(kept);
-        let last = kept.strip_suffix(b"\n").and_then(|kept| {
-            line::split(&kept[memchr::memrchr(b'\n', kept).map_or(0, |end| end + 1)..])
-        });
+        let last = kept
+            .strip_suffix(b"\n")
+            .and_then(|kept| split(&kept[memchr::memrchr(b'\n', kept).map_or(0, |end| end + 1)..]));
         self.written = last.map_or(self.written, |(_, chain)| chain);
         self.chain = self.written;
         let count = memchr::memchr_iter(b'\n', lost).count() as u64;
         self.failure = (count != 0).then(|| Failure {
-            first_seq: line::kind_and_seq(lost)
+            first_seq: kind_and_seq(lost)
                 .and_then(|(_, seq)| seq)
                 .unwrap_or(self.next_seq.saturating_sub(count)),
             last_seq: self.next_seq.saturating_sub(1),
