@@ -47,18 +47,33 @@ pub fn judge(event: &Event, rules: &Compiled) -> Decision {
                 stronger(so_far, case.decide(observed.flags, rules))
             }),
     };
-    match launched(event, observed, decision) {
-        true => Decision { verdict: verdict::ALLOW, reason: reason::LAUNCH, ..decision },
-        false => decision,
-    }
+    allow_launch(event, observed, decision)
+}
+
+/// The verdict on an exec that took effect, had it not been judged before: of the file that runs
+/// and, of a script, of the script too.
+pub fn judge_exec(event: &Event, rules: &Compiled) -> Decision {
+    let (Some(observed), Body::Exec(exec)) = (&event.observed, &event.body) else {
+        return Decision::default();
+    };
+    let asked = access::EXEC;
+    let script = (!exec.interpreter.is_empty()).then(|| exec.file.path.as_bytes());
+    let files = [Some(program(exec)), script];
+    let decision = files.into_iter().flatten().fold(Decision::default(), |so_far, path| {
+        let case = Case { path: Some(path), classes: exec.file.labels, asked };
+        stronger(so_far, case.decide(observed.flags, rules))
+    });
+    allow_launch(event, observed, decision)
 }
 
 /// The command that the person launched needs no rule of its own. It is the first that its process
 /// executes, so that the process has run nothing before.
-fn launched(event: &Event, observed: &Observed, decision: Decision) -> bool {
-    matches!(event.body, Body::Exec(_))
-        && observed.process.image.exe.is_empty()
-        && decision.reason == reason::UNLISTED
+fn allow_launch(event: &Event, observed: &Observed, decision: Decision) -> Decision {
+    let launched = matches!(event.body, Body::Exec(_)) && observed.process.image.exe.is_empty();
+    if launched && decision.reason == reason::UNLISTED {
+        return Decision { verdict: verdict::ALLOW, reason: reason::LAUNCH, ..decision };
+    }
+    decision
 }
 
 fn cases<'a>(event: &'a Event, observed: &Observed) -> [Option<Case<'a>>; 2] {

@@ -13,6 +13,7 @@ pub mod judge;
 pub mod kernel;
 pub mod launch;
 pub mod pipeline;
+pub mod replay;
 pub mod respond;
 pub mod rules;
 pub mod segment;

@@ -66,6 +66,11 @@ impl Enricher {
         Self { table: Table::of_known(known), ..self }
     }
 
+    /// The number that the next event of our own takes.
+    pub fn go_on_at(&mut self, seq: u64) {
+        self.next_seq = seq;
+    }
+
     /// Gives an instance the name that people know its server by.
     pub fn name(&mut self, instance: u32, server: &str) {
         self.servers.insert(instance, server.into());
@@ -113,7 +118,7 @@ impl Enricher {
     /// what comes next is numbered from there.
     pub fn replay(&mut self, event: Event, out: &mut Vec<Event>) {
         self.tick(event.boot_ns, out);
-        self.next_seq = event.seq.saturating_add(1);
+        self.go_on_at(event.seq.saturating_add(1));
         self.follow(event, out);
     }
 

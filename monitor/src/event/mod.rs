@@ -257,7 +257,7 @@ pub struct Violation {
 }
 
 /// A line of a rule file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rule {
     /// Rule file.
     pub file: String,

@@ -21,7 +21,8 @@ fn event(seq: u64) -> Event {
 fn header() -> Header {
     let source = crate::event::SourceText { text: "schema = 1\n".into(), ..Default::default() };
     let policy = PolicyText { policy: 3, sources: vec![source], ..Default::default() };
-    Header { policies: vec![policy], ..Header::of_host("lsm", &["file_open".to_owned()]).unwrap() }
+    let host = Header::of_host("lsm", &["file_open".to_owned()]).unwrap();
+    Header { began_ns: 5, policies: vec![policy], ..host }
 }
 
 fn write(destination: Destination, count: u64) -> Totals {
@@ -185,6 +186,9 @@ fn segments_rotate_by_size_and_the_oldest_are_deleted() {
     let limits = Limits { segment_bytes: 20_000, total_bytes: 100_000, segments: 3 };
     write(stream(directory.path(), limits), 1000);
     assert_eq!(files(directory.path()).len(), 3);
+    let newest = fs::read_to_string(files(directory.path()).pop().unwrap()).unwrap();
+    let newest: HeaderLine = serde_json::from_str(newest.lines().next().unwrap()).unwrap();
+    assert_eq!((newest.header.began_ns, newest.header.processes), (5, header().processes));
     let report = check_all(directory.path());
     assert!(report.bad.is_none());
     assert_eq!(report.segments, 3);
