@@ -21,7 +21,6 @@ use clap::{Args, ValueEnum};
 use self::watch::Run;
 use crate::{
     enrich::{Clock, Enricher},
-    event::{PolicyText, SourceText},
     kernel::{Backend, Kernel, KernelError, Options, Slot},
     launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
     pipeline::{Pipeline, Sinks},
@@ -209,7 +208,7 @@ fn open_recording(
 ) -> anyhow::Result<SegmentWriter> {
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
-    header.policies = vec![policy_text(loaded, instance)];
+    header.policies = vec![loaded.text(POLICY, instance)];
     let destination = match &arguments.events {
         Some(file) => Destination::File(file.clone()),
         None => default_recording(account, &loaded.server, instance),
@@ -228,27 +227,6 @@ fn default_recording(account: &Account, server: &str, instance: u32) -> Destinat
         directory: state.join("mcp-monitor"),
         stream: format!("{server}-{instance}"),
         limits: Limits::default(),
-    }
-}
-
-fn policy_text(loaded: &Loaded, instance: u32) -> PolicyText {
-    PolicyText {
-        policy: POLICY,
-        server: loaded.server.clone(),
-        instance,
-        mode: loaded.mode.to_string(),
-        sources: loaded
-            .sources
-            .iter()
-            .map(|source| SourceText {
-                kind: source.kind.name().to_owned(),
-                name: source.name.clone(),
-                path: source.path.clone(),
-                text: source.text.clone(),
-            })
-            .collect(),
-        bindings: loaded.bindings.clone(),
-        world: Some(loaded.world.clone()),
     }
 }
 

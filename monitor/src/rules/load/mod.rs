@@ -19,7 +19,7 @@ use super::{
     search::is_name,
     source::Origin,
 };
-use crate::event::World;
+use crate::event::{PolicyText, SourceText, World};
 
 /// Name of the policy of servers that have no rule file.
 pub const DEFAULT: &str = "default";
@@ -198,6 +198,25 @@ impl Loaded {
             if !self.warnings.contains(&warning) {
                 self.warnings.push(warning);
             }
+        }
+    }
+
+    /// The rules with all that they rest on, as recordings hold them.
+    pub fn text(&self, policy: u32, instance: u32) -> PolicyText {
+        let source = |source: &Arc<Source>| SourceText {
+            kind: source.kind.name().to_owned(),
+            name: source.name.clone(),
+            path: source.path.clone(),
+            text: source.text.clone(),
+        };
+        PolicyText {
+            policy,
+            server: self.server.clone(),
+            instance,
+            mode: self.mode.to_string(),
+            sources: self.sources.iter().map(source).collect(),
+            bindings: self.bindings.clone(),
+            world: Some(self.world.clone()),
         }
     }
 
