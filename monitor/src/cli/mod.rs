@@ -4,6 +4,7 @@ mod check;
 mod explain;
 mod rule_options;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,7 @@ enum Verb {
     Check(check::Arguments),
     Explain(explain::Arguments),
     Run(run::Arguments),
+    Verify(verify::Arguments),
 }
 
 /// An error with its causes, each said once: many messages hold their cause already.
@@ -54,5 +56,6 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),
+        Verb::Verify(arguments) => verify::main(&arguments),
     }
 }

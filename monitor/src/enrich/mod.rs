@@ -26,7 +26,7 @@ use monitor_common::{
 
 use crate::{
     decode::Decoded,
-    event::{Body, Category, Enforced, Event, Observed, PolicyText, Violation},
+    event::{Body, Category, Enforced, Event, Observed, PolicyText, Veil, Violation},
 };
 
 pub(crate) use alert::{contact_text, subject};
@@ -44,6 +44,7 @@ pub struct Enricher {
     table: table::Table,
     alerts: alert::Alerts,
     ledger: Ledger,
+    veil: Veil,
 }
 
 impl Enricher {
@@ -57,6 +58,7 @@ impl Enricher {
             table: table::Table::default(),
             alerts: alert::Alerts::default(),
             ledger: Ledger::default(),
+            veil: Veil::default(),
         }
     }
 
@@ -69,6 +71,11 @@ impl Enricher {
     /// records of a retired policy may come late, so the caller keeps it for a while.
     pub fn explain(&mut self, policy: u32, compiled: Arc<dyn Explain>) {
         self.policies.insert(policy, compiled);
+    }
+
+    /// What of arguments is kept; all of it unless this is called.
+    pub fn veil(&mut self, veil: Veil) {
+        self.veil = veil;
     }
 
     /// Forgets a policy.
@@ -97,7 +104,7 @@ impl Enricher {
                 flags: record.flags & FLAGS,
             }),
             violation: self.violation(decoded).map(Box::new),
-            body: body::of(decoded),
+            body: body::of(decoded, &self.veil),
         };
         self.table.apply(&event);
         let alert = self.alerts.observe(&event, &self.table);

@@ -7,6 +7,7 @@
 
 mod bytes;
 mod names;
+mod privacy;
 mod read;
 mod time;
 mod write;
@@ -27,6 +28,7 @@ use monitor_common::{
 
 pub use bytes::{Bytes, Shown, TextError, printable};
 pub use names::{Category, Enforced, family_name, protocol_name};
+pub use privacy::{Privacy, Veil};
 pub use read::ParseError;
 pub use time::{format_ns as format_time, parse_ns as parse_time};
 pub use write::JsonLine;

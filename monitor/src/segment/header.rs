@@ -5,7 +5,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::ChainHash;
-use crate::event::{JsonLine, PolicyText};
+use crate::event::{JsonLine, PolicyText, Privacy};
 
 /// What a header says about the machine, the agent and the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,12 @@ pub struct Header {
     pub backend: String,
     /// Hooks that are attached.
     pub hooks: Vec<String>,
+    /// What of arguments and captured content is recorded.
+    #[serde(default)]
+    pub privacy: Privacy,
+    /// The public key that checkpoints are made with, in hexadecimal; missing when there are none.
+    #[serde(default)]
+    pub key: Option<String>,
     /// Policies in force, with the text of their rules.
     pub policies: Vec<PolicyText>,
 }
@@ -74,7 +80,7 @@ impl Header {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             backend: backend.to_owned(),
             hooks: hooks.to_vec(),
-            policies: Vec::new(),
+            ..Self::default()
         })
     }
 
@@ -93,6 +99,10 @@ impl Header {
         line.text("agent", &self.agent);
         line.text("backend", &self.backend);
         line.value("hooks", &self.hooks);
+        line.text("privacy", &self.privacy.to_string());
+        if let Some(key) = &self.key {
+            line.text("key", key);
+        }
         line.value("policies", &self.policies);
         line.end();
     }
