@@ -153,6 +153,9 @@ fn unknown(report: &Report, trust: &Trust) -> Vec<String> {
         None => report.lines,
     };
     match &report.signed {
+        None if report.bad.is_some() => {
+            unknown.push("no checkpoint stands before what is wrong: nothing is sure".to_owned());
+        }
         None => unknown.push(
             "it is not signed: whoever could write the file could make all of it anew".to_owned(),
         ),
@@ -169,7 +172,7 @@ fn unknown(report: &Report, trust: &Trust) -> Vec<String> {
              were written"
         ));
     }
-    if !report.ended {
+    if !report.ended && report.bad.is_none() {
         unknown.push(
             "unanchored end: it does not end with a closing checkpoint, so that it is still being \
              written, its monitor was killed, or its end was cut off"
