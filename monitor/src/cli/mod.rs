@@ -5,6 +5,7 @@ mod explain;
 mod replay;
 mod rule_options;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ enum Verb {
     Explain(explain::Arguments),
     Replay(replay::Arguments),
     Run(run::Arguments),
+    Verify(verify::Arguments),
 }
 
 /// An error with its causes, each said once: many messages hold their cause already.
@@ -57,5 +59,6 @@ pub fn main() -> ExitCode {
         Verb::Explain(arguments) => explain::main(&arguments),
         Verb::Replay(arguments) => replay::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),
+        Verb::Verify(arguments) => verify::main(&arguments),
     }
 }

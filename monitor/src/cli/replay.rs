@@ -227,7 +227,7 @@ impl Out {
             writeln!(out, "{} events: the same verdict on every one", differences.compared)?;
             return Ok(());
         }
-        let rows: Vec<[String; 5]> = sorted.iter().map(|difference| row(difference)).collect();
+        let rows: Vec<[String; 5]> = sorted.iter().copied().map(row).collect();
         let head = ["server", "what", "events", "category", "rule"].map(str::to_owned);
         let mut widths = [0; 5];
         for row in rows.iter().chain([&head]) {
@@ -255,8 +255,8 @@ impl Out {
     }
 }
 
-fn row(difference: &&Difference) -> [String; 5] {
-    let Difference { server, change, was, becomes, category, rule, count, .. } = *difference;
+fn row(difference: &Difference) -> [String; 5] {
+    let Difference { server, change, was, becomes, category, rule, count, .. } = difference;
     let rule = match rule {
         Some(rule) if rule.line != 0 => {
             format!("{}:{} {}", printable(&rule.file), rule.line, printable(&rule.text))

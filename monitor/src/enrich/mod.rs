@@ -26,7 +26,9 @@ use monitor_common::{
 
 use crate::{
     decode::Decoded,
-    event::{Body, Category, Enforced, Event, Known, Observed, PolicyText, Process, Violation},
+    event::{
+        Body, Category, Enforced, Event, Known, Observed, PolicyText, Process, Veil, Violation,
+    },
     judge::{self, Explain},
 };
 
@@ -45,6 +47,7 @@ pub struct Enricher {
     table: Table,
     alerts: alert::Alerts,
     ledger: Ledger,
+    veil: Veil,
 }
 
 impl Enricher {
@@ -58,6 +61,7 @@ impl Enricher {
             table: Table::default(),
             alerts: alert::Alerts::default(),
             ledger: Ledger::default(),
+            veil: Veil::default(),
         }
     }
 
@@ -82,6 +86,11 @@ impl Enricher {
         self.policies.insert(policy, compiled);
     }
 
+    /// What of arguments is kept; all of it unless this is called.
+    pub fn veil(&mut self, veil: Veil) {
+        self.veil = veil;
+    }
+
     /// Forgets a policy.
     pub fn retire(&mut self, policy: u32) {
         self.policies.remove(&policy);
@@ -96,7 +105,7 @@ impl Enricher {
     pub fn record(&mut self, decoded: &Decoded<'_>, out: &mut Vec<Event>) {
         let record = &decoded.record;
         self.tick(record.time_ns, out);
-        let body = body::of(decoded);
+        let body = body::of(decoded, &self.veil);
         let event = Event {
             seq: self.take_seq(),
             time_ns: self.clock.wall_ns(record.time_ns),

@@ -7,6 +7,7 @@
 
 mod bytes;
 mod names;
+mod privacy;
 mod read;
 mod time;
 mod write;
@@ -27,6 +28,7 @@ use monitor_common::{
 
 pub use bytes::{Bytes, Shown, TextError, printable};
 pub use names::{Category, Enforced, family_name, protocol_name};
+pub use privacy::{Privacy, Veil};
 pub use read::ParseError;
 pub use time::{format_ns as format_time, parse_ns as parse_time};
 pub use write::JsonLine;
@@ -364,9 +366,9 @@ pub struct World {
     pub cwd: Bytes,
     /// `${TMPDIR}`.
     pub tmpdir: Bytes,
-    /// The environment variables that the rules use.
-    pub env: BTreeMap<Bytes, Bytes>,
-    /// The server's command with its arguments.
+    /// Values of the other variables that the rules use, before they were put in.
+    pub values: BTreeMap<String, Vec<Bytes>>,
+    /// The server's command with its arguments; empty unless arguments are recorded in full.
     pub arguments: Vec<Bytes>,
     /// Homes of the user.
     pub own_homes: Vec<Bytes>,

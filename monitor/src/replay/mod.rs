@@ -159,7 +159,11 @@ impl Replay {
     ) -> Result<(), ReplayError> {
         let done = source.each(&mut |lines, bytes| {
             for (place, line) in lines {
-                self.line(line, place)?;
+                match line {
+                    Parsed::Header(header) => self.header(&header, &place)?,
+                    Parsed::Event(event) => self.event(*event, &place)?,
+                    Parsed::Other => {}
+                }
                 self.hand_on(on_alert);
             }
             on_block(bytes);
@@ -168,15 +172,6 @@ impl Replay {
         self.stop();
         self.hand_on(on_alert);
         done
-    }
-
-    fn line(&mut self, line: Parsed, place: blocks::Place) -> Result<(), ReplayError> {
-        match line {
-            Parsed::Header(header) => self.header(&header, &place)?,
-            Parsed::Event(event) => self.event(*event, &place)?,
-            Parsed::Other => {}
-        }
-        Ok(())
     }
 
     fn header(&mut self, header: &HeaderLine, place: &blocks::Place) -> Result<(), ReplayError> {

@@ -206,6 +206,6 @@ fn size(text: &PolicyText) -> usize {
 
 fn facts(world: &World) -> usize {
     [world.arguments.len(), world.own_homes.len(), world.other_homes.len()].iter().sum::<usize>()
-        + world.env.len()
+        + world.values.values().map(|values| 1 + values.len()).sum::<usize>()
         + world.links.len()
 }

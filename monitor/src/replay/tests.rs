@@ -13,7 +13,7 @@ use crate::{
     decode::{blank, decode, encode},
     rules::{self, Bindings, Compiled, Mode, SearchPath},
     segment::{Header, recordings},
-    sink::recording::{Destination, Limits, SegmentWriter},
+    sink::recording::{Destination, Limits, RecordingOptions, SegmentWriter},
 };
 
 const RULES: &str = "[files]\nread = [\"/srv/**\"]\nwrite = [\"/srv/out/**\"]\n\
@@ -63,9 +63,10 @@ impl Host {
         let destination = Destination::Directory {
             directory: folder.path().join("recording"),
             stream: "run".to_owned(),
-            limits: Limits { segment_bytes, ..Limits::default() },
         };
-        let writer = SegmentWriter::open(destination, header).unwrap();
+        let limits = Limits { segment_bytes, ..Limits::default() };
+        let options = RecordingOptions { limits, ..RecordingOptions::default() };
+        let writer = SegmentWriter::open(destination, header, options, None).unwrap();
         let mut enricher = Enricher::new(writer.next_seq(), Clock::between(0, 1 << 60));
         enricher.name(7, "s");
         enricher.explain(1, compiled.clone());
@@ -119,11 +120,11 @@ impl Host {
     /// The recording's directory, when the run has ended.
     fn ends(mut self) -> tempfile::TempDir {
         self.enricher.end(&mut self.out);
-        self.is_cut_off()
+        self.cut_off()
     }
 
     /// The same without the end.
-    fn is_cut_off(mut self) -> tempfile::TempDir {
+    fn cut_off(mut self) -> tempfile::TempDir {
         self.write();
         assert_eq!(self.writer.finish().lost, 0);
         self.folder
@@ -205,7 +206,7 @@ proptest! {
 fn a_run_without_end_tells_of_what_was_only_counted() {
     let mut host = Host::new(Mode::Enforce, 1 << 30);
     (0..3).for_each(|_| host.opens("/srv/private/key"));
-    let folder = host.is_cut_off();
+    let folder = host.cut_off();
     let (counts, alerts) = replay_all(&folder);
     assert_eq!((counts.open_ends, counts.same_alerts, alerts.len()), (1, 1, 2));
     assert!(alerts[1].contains("(2 times)"), "{}", alerts[1]);
@@ -349,7 +350,10 @@ fn spoilt(change: impl Fn(String) -> Vec<u8>) -> String {
     let file = files(&folder.path().join("recording")).remove(0);
     let bytes = change(fs::read_to_string(&file).unwrap());
     fs::write(&file, bytes).unwrap();
-    let error = replay(&[file.clone()], Options::default()).err().expect("an error").to_string();
+    let error = replay(std::slice::from_ref(&file), Options::default())
+        .err()
+        .expect("an error")
+        .to_string();
     error.replace(&*file.to_string_lossy(), "FILE")
 }
 

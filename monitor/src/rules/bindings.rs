@@ -30,9 +30,17 @@ pub struct Bindings {
     pub own_homes: Vec<PathBuf>,
     /// Homes of other people, from passwd.
     pub other_homes: Vec<PathBuf>,
-    /// Symbolic links of another machine that the values are from; `None` when they are from this
-    /// one.
-    pub links: Option<BTreeMap<Bytes, Bytes>>,
+    /// The machine that the values are from, when it is another one.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// Another machine, as far as rules met it.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// Symbolic links.
+    pub links: BTreeMap<Bytes, Bytes>,
+    /// Values of variables that come from environment and arguments.
+    pub values: BTreeMap<String, Vec<OsString>>,
 }
 
 /// Why there are no values.
@@ -118,7 +126,7 @@ impl Bindings {
             arguments: arguments.to_vec(),
             own_homes,
             other_homes,
-            links: None,
+            elsewhere: None,
         })
     }
 
@@ -131,31 +139,35 @@ impl Bindings {
             user: os(&world.user).to_string_lossy().into_owned(),
             cwd: os(&world.cwd).into(),
             tmpdir: os(&world.tmpdir).into(),
-            env: world.env.iter().map(|(name, value)| (os(name), os(value))).collect(),
+            env: BTreeMap::new(),
             arguments: texts(&world.arguments),
             own_homes: paths(&world.own_homes),
             other_homes: paths(&world.other_homes),
-            links: Some(world.links.clone()),
+            elsewhere: Some(Elsewhere {
+                links: world.links.clone(),
+                values: world
+                    .values
+                    .iter()
+                    .map(|(name, list)| (name.clone(), texts(list)))
+                    .collect(),
+            }),
         }
     }
 
-    /// The inverse: the values with the links met. Of the environment only what the rules use
-    /// (variables `ENV:NAME`) is told.
+    /// The inverse, with what was met: of the environment only the values that were used.
     pub(super) fn world(
         &self,
-        used: &BTreeMap<String, String>,
+        values: BTreeMap<String, Vec<Bytes>>,
         links: BTreeMap<Bytes, Bytes>,
     ) -> World {
         let bytes = |text: &OsStr| Bytes::from(text.as_bytes());
         let paths = |list: &[PathBuf]| list.iter().map(|path| bytes(path.as_os_str())).collect();
-        let names = used.keys().filter_map(|name| name.strip_prefix("ENV:").map(OsStr::new));
-        let of_name = |name| Some((bytes(name), bytes(self.env.get(name)?)));
         World {
             home: bytes(self.home.as_os_str()),
             user: self.user.as_str().into(),
             cwd: bytes(self.cwd.as_os_str()),
             tmpdir: bytes(self.tmpdir.as_os_str()),
-            env: names.filter_map(of_name).collect(),
+            values,
             arguments: self.arguments.iter().map(|argument| bytes(argument)).collect(),
             own_homes: paths(&self.own_homes),
             other_homes: paths(&self.other_homes),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::ChainHash;
 use crate::{
     enrich::clock,
-    event::{JsonLine, Known, PolicyText},
+    event::{JsonLine, Known, PolicyText, Privacy},
 };
 
 /// What a header says about the machine, the agent and the rules.
@@ -28,6 +28,12 @@ pub struct Header {
     /// CLOCK_BOOTTIME at which the agent began to record, ns: the same in all segments of a run.
     #[serde(default)]
     pub began_ns: u64,
+    /// What of arguments and captured content is recorded.
+    #[serde(default)]
+    pub privacy: Privacy,
+    /// The public key that checkpoints are made with, in hexadecimal; missing when there are none.
+    #[serde(default)]
+    pub key: Option<String>,
     /// Policies in force, with the text of their rules.
     pub policies: Vec<PolicyText>,
     /// Processes known from the segments before, parents first.
@@ -84,8 +90,7 @@ impl Header {
             backend: backend.to_owned(),
             hooks: hooks.to_vec(),
             began_ns: clock::boot_ns(),
-            policies: Vec::new(),
-            processes: Vec::new(),
+            ..Self::default()
         })
     }
 
@@ -105,6 +110,10 @@ impl Header {
         line.text("backend", &self.backend);
         line.value("hooks", &self.hooks);
         line.number("began_ns", self.began_ns);
+        line.text("privacy", &self.privacy.to_string());
+        if let Some(key) = &self.key {
+            line.text("key", key);
+        }
         line.value("policies", &self.policies);
         if !self.processes.is_empty() {
             line.value("processes", &self.processes);

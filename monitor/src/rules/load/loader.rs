@@ -41,7 +41,7 @@ impl<'a> Loader<'a> {
             search,
             findings: Vec::new(),
             variables: Variables::new(bindings),
-            started: !bindings.arguments.is_empty(),
+            started: !bindings.arguments.is_empty() || bindings.elsewhere.is_some(),
             open: BTreeSet::new(),
             documents: Vec::new(),
             stack: Vec::new(),
@@ -245,10 +245,10 @@ impl<'a> Loader<'a> {
             return Err(RuleError::Findings(self.findings));
         }
         let sources = self.documents.iter().map(|document| document.source.clone());
-        let Variables { bindings, links, used, .. } = self.variables;
+        let Variables { bindings, links, used, raw, .. } = self.variables;
         let loaders = loaders(&links);
-        let is_here = bindings.links.is_none();
-        let world = bindings.world(&used, links.into_met());
+        let is_here = bindings.elsewhere.is_none();
+        let world = bindings.world(raw, links.into_met());
         let mut loaded = Loaded {
             server: server.to_owned(),
             is_default,

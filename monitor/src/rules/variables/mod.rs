@@ -23,9 +23,13 @@ use super::{
     pattern::{Pattern, Piece},
     resolve::{Links, resolve},
 };
+use crate::event::Bytes;
 
 const NAMES: [&str; 8] =
     ["HOME", "USER", "CWD", "TMPDIR", "ARGS_AFTER_MATCH", "ENV:NAME", "OPT:--name", "OTHER_HOMES"];
+
+/// Variables that do not come from environment or arguments.
+const OF_THE_USER: [&str; 5] = ["HOME", "USER", "CWD", "TMPDIR", "OTHER_HOMES"];
 
 /// Where a pattern stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,15 +129,19 @@ pub struct Variables<'a> {
     pub guard: Guard,
     /// The variables used so far with their values, escaped.
     pub used: BTreeMap<String, String>,
+    /// Of those that come from environment and arguments the values as they were.
+    pub raw: BTreeMap<String, Vec<Bytes>>,
 }
 
 impl<'a> Variables<'a> {
     pub fn new(bindings: &'a Bindings) -> Self {
+        let links = bindings.elsewhere.as_ref().map(|elsewhere| &elsewhere.links);
         Self {
             bindings,
-            links: Links::new(bindings.links.as_ref()),
+            links: Links::new(links),
             guard: Guard::default(),
             used: BTreeMap::new(),
+            raw: BTreeMap::new(),
         }
     }
 
@@ -195,6 +203,10 @@ impl<'a> Variables<'a> {
         if raw.is_empty() && !optional {
             return Err(VariableError::Missing(name.to_owned()));
         }
+        if !OF_THE_USER.contains(&name) {
+            let raw = raw.iter().map(|value| value.as_bytes().into()).collect();
+            self.raw.insert(name.to_owned(), raw);
+        }
         let mut values = Vec::new();
         for value in raw {
             let value = match place {
@@ -211,6 +223,10 @@ impl<'a> Variables<'a> {
 
     fn raw(&self, name: &str, scope: Scope) -> Result<Vec<&'a OsStr>, VariableError> {
         let bindings = self.bindings;
+        let elsewhere = bindings.elsewhere.as_ref();
+        if let Some(values) = elsewhere.and_then(|elsewhere| elsewhere.values.get(name)) {
+            return Ok(values.iter().map(OsString::as_os_str).collect());
+        }
         Ok(match (name, scope) {
             ("HOME", Scope::Set) => bindings.own_homes.iter().map(|p| p.as_os_str()).collect(),
             ("OTHER_HOMES", Scope::Set) => {
