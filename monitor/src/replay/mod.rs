@@ -36,8 +36,8 @@ use crate::{
 
 pub use blocks::{Parsed, Source};
 pub use difference::{Change, Difference, Differences};
-pub use policies::PolicyError;
 use policies::{Pair, Policies};
+pub use policies::{PolicyError, last_policy};
 
 /// Alerts that are held for comparison with recorded ones.
 const UNMATCHED_MAX: usize = 4096;
