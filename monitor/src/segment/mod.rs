@@ -29,6 +29,9 @@ mod line;
 mod reader;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use checkpoint::Checkpoint;
 pub use files::{Recording, SegmentName, recordings};
 pub use header::{Header, HeaderLine, Place};
