@@ -20,7 +20,7 @@ use monitor_common::{
 
 use crate::{
     atomic, emit,
-    kernel_field::{Address, field},
+    kernel_field::{Address, field, load},
     maps::{INSTANCES, POLICIES, TAG_COUNT, TAGS},
 };
 
@@ -205,6 +205,15 @@ impl Subject {
 #[inline(always)]
 pub fn tgid_of(task: Address) -> u32 {
     field!(task, task_tgid)
+}
+
+/// Whether the last thread of a task's group has ended: it has no tag any more, and nothing
+/// reaches it.
+#[inline(always)]
+pub fn is_dead(task: Address) -> bool {
+    let signal: Address = load!(task, task_signal);
+    let live: i32 = load!(signal, signal_live);
+    live == 0
 }
 
 /// Start of a task's thread group leader.

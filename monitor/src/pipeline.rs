@@ -218,7 +218,7 @@ impl<W: Write> Pipeline<W> {
             self.pass_on(clock::boot_ns());
         }
         self.pass_on(u64::MAX);
-        self.enricher.finish(clock::boot_ns(), &mut self.events);
+        self.enricher.end(&mut self.events);
         let counters = counters();
         if let Ok(counters) = &counters {
             self.enricher.close_losses(counters, self.delivered, &mut self.events);

@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod replay;
 mod rule_options;
 mod run;
 mod verify;
@@ -33,6 +34,7 @@ struct Arguments {
 enum Verb {
     Check(check::Arguments),
     Explain(explain::Arguments),
+    Replay(replay::Arguments),
     Run(run::Arguments),
     Verify(verify::Arguments),
 }
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
+        Verb::Replay(arguments) => replay::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),
         Verb::Verify(arguments) => verify::main(&arguments),
     }

@@ -22,11 +22,11 @@ use ed25519_dalek::SigningKey;
 use self::watch::Run;
 use crate::{
     enrich::{Clock, Enricher},
-    event::{PolicyText, Privacy, SourceText, Veil},
+    event::{PolicyText, Privacy, Veil},
     kernel::{Backend, Kernel, KernelError, Options, Slot},
     launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
     pipeline::{Pipeline, Sinks},
-    rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath, SourceKind},
+    rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
     segment::{Header, key},
     sink::{
         recording::{Destination, RecordingOptions, SegmentWriter},
@@ -118,7 +118,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let (instance, cgroup) = Cgroup::create(random)?;
     let key = signing_key(arguments);
     let veil = Veil::new(arguments.privacy, key.as_ref().map(SigningKey::as_bytes))?;
-    let recording = open_recording(arguments, &account, &loaded, &kernel, instance, key)?;
+    let policy = veil.policy(loaded.text(POLICY, instance));
+    let recording = open_recording(arguments, &account, policy, &kernel, key)?;
     let slot = kernel.install(POLICY, &compiled)?;
     label(&mut kernel, &compiled)?;
 
@@ -215,18 +216,17 @@ fn random() -> u32 {
 fn open_recording(
     arguments: &Arguments,
     account: &Account,
-    loaded: &Loaded,
+    policy: PolicyText,
     kernel: &Kernel,
-    instance: u32,
     key: Option<SigningKey>,
 ) -> anyhow::Result<SegmentWriter> {
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
-    header.policies = vec![policy_text(loaded, instance)];
     let destination = match &arguments.events {
         Some(file) => Destination::File(file.clone()),
-        None => default_recording(account, &loaded.server, instance),
+        None => default_recording(account, &policy.server, policy.instance),
     };
+    header.policies = vec![policy];
     let options = RecordingOptions {
         privacy: arguments.privacy,
         key: arguments.key.clone(),
@@ -253,34 +253,6 @@ fn default_recording(account: &Account, server: &str, instance: u32) -> Destinat
     Destination::Directory {
         directory: state.join("mcp-monitor"),
         stream: format!("{server}-{instance}"),
-    }
-}
-
-fn policy_text(loaded: &Loaded, instance: u32) -> PolicyText {
-    let kind = |kind| match kind {
-        SourceKind::Server => "server",
-        SourceKind::Include => "include",
-        SourceKind::Set => "set",
-    };
-    PolicyText {
-        policy: POLICY,
-        server: loaded.server.clone(),
-        instance,
-        mode: match loaded.mode {
-            Mode::Observe => "observe".to_owned(),
-            Mode::Enforce => "enforce".to_owned(),
-        },
-        sources: loaded
-            .sources
-            .iter()
-            .map(|source| SourceText {
-                kind: kind(source.kind).to_owned(),
-                name: source.name.clone(),
-                path: source.path.clone(),
-                text: source.text.clone(),
-            })
-            .collect(),
-        bindings: loaded.bindings.clone(),
     }
 }
 

@@ -25,12 +25,13 @@ pub(super) fn of(decoded: &Decoded<'_>, veil: &Veil) -> Body {
         kind::CONNECT => Body::Connect(contact(record)),
         kind::SEND => Body::Send(contact(record)),
         kind::BIND => Body::Bind(contact(record)),
-        kind::LISTEN => Body::Listen(contact(record)),
+        kind::LISTEN => Body::Listen(listener(decoded)),
         kind::UNIX => Body::Unix { file: file(decoded) },
         kind::PROCESS => Body::Process {
             op: record.op,
             target: record.target,
             detail: record.detail,
+            access: record.did & DID,
             file: file(decoded),
         },
         kind::IO_URING => Body::IoUring,
@@ -87,5 +88,11 @@ fn contact(record: &Record) -> Contact {
     if !matches!(i32::from(peer.family), libc::AF_INET | libc::AF_INET6) {
         peer = Peer { address: [0; 16], port: 0, ..peer };
     }
-    Contact { peer, sets: sets(record.classes), name: None }
+    Contact { peer, sets: sets(record.classes), name: None, file: None }
+}
+
+fn listener(decoded: &Decoded<'_>) -> Contact {
+    let contact = contact(&decoded.record);
+    let is_unix = i32::from(contact.peer.family) == libc::AF_UNIX;
+    Contact { file: is_unix.then(|| Box::new(file(decoded))), ..contact }
 }

@@ -10,7 +10,7 @@ use std::{
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
+use super::{Bytes, PolicyText};
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -65,6 +65,14 @@ impl Veil {
             Privacy::Hashed => arguments.map(|argument| self.hashed(argument)).collect(),
             Privacy::Off => Vec::new(),
         }
+    }
+
+    /// A policy as it is kept: of the command's arguments only those that its rules use.
+    pub fn policy(&self, mut policy: PolicyText) -> PolicyText {
+        if let Some(world) = policy.world.as_mut().filter(|_| self.privacy != Privacy::Full) {
+            world.arguments.clear();
+        }
+        policy
     }
 
     fn hashed(&self, content: &[u8]) -> Bytes {

@@ -93,6 +93,7 @@ const HOOKS: &[Hook] = &[
         Attach::BtfTracepoint("sched_process_exec"),
     ),
     on(Backend::Tracepoint, "sys_exit", Attach::BtfTracepoint("sys_exit")),
+    on(Backend::Tracepoint, "signal_generate", Attach::BtfTracepoint("signal_generate")),
     Hook {
         only_if: Some(|btf| btf.tracepoint_arguments("io_uring_complete") == Some(3)),
         ..on(Backend::Tracepoint, "io_uring_complete", Attach::BtfTracepoint("io_uring_complete"))

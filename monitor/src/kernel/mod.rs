@@ -30,7 +30,7 @@ use aya::{
     programs::{RawTracePointRunOptions, TestRun},
 };
 use monitor_common::{
-    limits::SCRATCH_SLOTS_PER_CPU,
+    limits::SCRATCH_SLOTS,
     offsets::{ABSENT, Offsets},
     policy::{Label, tag_flags},
     record::counter,
@@ -152,10 +152,12 @@ impl Kernel {
         let offsets = offsets(layouts)?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::Cgroup(error))? as u32;
         let level = if options.diagnostics { diagnostics::ALL } else { diagnostics::OFF };
+        let slots = SCRATCH_SLOTS.max(2 * cpus);
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", &offsets, true)
             .override_global(aya_log::LEVEL, &level, true)
-            .map_max_entries("SCRATCH", cpus * SCRATCH_SLOTS_PER_CPU)
+            .override_global("SLOTS", &slots, true)
+            .map_max_entries("SCRATCH", slots)
             .load(OBJECT)
             .map_err(Box::new)?;
         let counters = policies::take(&mut ebpf, "COUNTERS")?.try_into();

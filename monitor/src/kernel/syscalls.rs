@@ -39,10 +39,6 @@ const fn descriptor(op: u8) -> Call {
     call(action::CHANGE_DESCRIPTOR, op, 0, NO)
 }
 
-const fn signal(process: u8, signal: u8) -> Call {
-    Call { second_path: signal, ..call(action::PROCESS, process::SIGNAL, NO, process) }
-}
-
 /// Native number, 32-bit number (arch/x86/entry/syscalls/syscall_32.tbl; -1: none), meaning.
 const TABLE: &[(i64, i64, Call)] = &[
     (libc::SYS_open, 5, call(action::OPEN, 0, NO, NO)),
@@ -110,14 +106,6 @@ const TABLE: &[(i64, i64, Call)] = &[
     (libc::SYS_ptrace, 26, call(action::PTRACE, process::PTRACE, NO, 1)),
     (libc::SYS_process_vm_readv, 347, call(action::PROCESS, process::PTRACE, NO, 0)),
     (libc::SYS_process_vm_writev, 348, call(action::PROCESS, process::PTRACE, NO, 0)),
-    (libc::SYS_kill, 37, signal(0, 1)),
-    (libc::SYS_tkill, 238, signal(0, 1)),
-    (libc::SYS_tgkill, 270, signal(0, 2)),
-    (
-        libc::SYS_pidfd_send_signal,
-        424,
-        Call { second_path: 1, ..call(action::PIDFD, process::SIGNAL, 0, NO) },
-    ),
     (libc::SYS_pidfd_getfd, 438, call(action::PIDFD, process::PTRACE, 0, NO)),
     (libc::SYS_io_uring_setup, 425, call(action::IO_URING, 0, NO, NO)),
     (libc::SYS_bpf, 357, call(action::BPF, 0, NO, NO)),

@@ -10,6 +10,7 @@ use std::{
 use monitor_common::policy::verdict;
 
 use crate::{
+    enrich::END,
     event::{Alert, Ancestor, Body, Event, Violation, printable},
     segment::{ChainHash, Checkpoint},
 };
@@ -59,6 +60,7 @@ impl<W: Write> Terminal<W> {
                 let reason = printable(&loss.reason);
                 self.line(33, "loss", &format!("{} events are not recorded: {reason}", loss.count))
             }
+            (Body::Agent { action, .. }, _) if action == END => return,
             (Body::Agent { message, .. }, _) => self.line(33, "agent", &printable(message)),
             _ => return,
         };

@@ -73,9 +73,6 @@ fn preempt(lab: &Lab, mode: Mode) -> Result<Outcome> {
 }
 
 fn threads_of_one_tree_cannot_disturb_each_others_verdicts(lab: &Lab) -> Result<()> {
-    if std::fs::read_to_string("/proc/cmdline")?.contains("preempt=full") {
-        return crate::skip("known to fail under preempt=full, cause not yet found");
-    }
     let outcome = preempt(lab, Mode::Enforce)?;
     let say = || format!("{}{}", outcome.stdout, outcome.stderr);
     ensure!(said(&outcome.stdout, "secret")? == 0, "a secret was opened: {}", say());

@@ -21,7 +21,10 @@ use super::{
     store,
 };
 use crate::{
-    enrich::clock::{self, Clock},
+    enrich::{
+        Table,
+        clock::{self, Clock},
+    },
     event::{Body, Event, PolicyText},
     segment::{Chain, ChainHash, Checkpoint, Header, Place, checkpoint::hex, split},
 };
@@ -32,6 +35,8 @@ const BUFFER: usize = 256 << 10;
 /// Writes a recording.
 pub struct SegmentWriter {
     header: Header,
+    /// For the headers of later segments.
+    processes: Table,
     place: Place,
     options: RecordingOptions,
     /// Directory and stream, where there are segments.
@@ -105,6 +110,7 @@ impl SegmentWriter {
         let (first_seq, previous) = (tail.next_seq, tail.chain);
         let mut writer = Self {
             header,
+            processes: Table::default(),
             place: Place { segment, first_seq, created_ns: 0, previous },
             rotate_at: options.limits.segment_bytes,
             options,
@@ -154,6 +160,9 @@ impl SegmentWriter {
     pub fn write(&mut self, event: &Event) {
         self.totals.events += 1;
         self.next_seq = event.seq.saturating_add(1);
+        if self.stream.is_some() {
+            self.processes.learn(event);
+        }
         if self.gap.is_some() && !self.recover(event.seq) {
             return;
         }
@@ -249,6 +258,7 @@ impl SegmentWriter {
         self.begun = Instant::now();
         let Ok(output) = Output::open(&path, false) else { return };
         let before = std::mem::replace(&mut self.output, output);
+        self.header.processes = self.processes.known();
         let place = Place {
             segment: self.place.segment + 1,
             first_seq: self.next_seq,

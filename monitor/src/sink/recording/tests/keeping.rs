@@ -10,6 +10,9 @@ fn segments_rotate_by_size_and_the_oldest_are_deleted() {
     let limits = Limits { segment_bytes: 20_000, segments: 3, ..Limits::default() };
     write_with(&limited(limits), stream(directory.path()), 1000);
     assert_eq!(files(directory.path()).len(), 3);
+    let newest = fs::read_to_string(files(directory.path()).pop().unwrap()).unwrap();
+    let newest: HeaderLine = serde_json::from_str(newest.lines().next().unwrap()).unwrap();
+    assert_eq!((newest.header.began_ns, newest.header.processes), (5, header().processes));
     let report = check_all(directory.path());
     assert!(report.bad.is_none());
     assert_eq!(report.segments, 3);

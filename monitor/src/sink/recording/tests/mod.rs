@@ -25,7 +25,8 @@ fn event(seq: u64) -> Event {
 fn header() -> Header {
     let source = crate::event::SourceText { text: "schema = 1\n".into(), ..Default::default() };
     let policy = PolicyText { policy: 3, sources: vec![source], ..Default::default() };
-    Header { policies: vec![policy], ..Header::of_host("lsm", &["file_open".to_owned()]).unwrap() }
+    let host = Header::of_host("lsm", &["file_open".to_owned()]).unwrap();
+    Header { began_ns: 5, policies: vec![policy], ..host }
 }
 
 fn open(
