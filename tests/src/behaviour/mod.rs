@@ -28,6 +28,7 @@ behaviours! {
     processes,
     real_server,
     recording,
+    replacement,
     running,
     unix_sockets,
 }
