@@ -11,6 +11,7 @@ pub mod event;
 pub mod kernel;
 pub mod launch;
 pub mod pipeline;
+pub mod report;
 pub mod respond;
 pub mod rules;
 pub mod sink;

@@ -1,0 +1,24 @@
+//! A report of recordings that people can read: what a server did, what was wrong with it, what
+//! could have left, and what to do now.
+//!
+//! ```text
+//! lines -> Aggregator (bounded, one pass) -> Report -> html | markdown | json
+//! ```
+//!
+//! The report depends on the recordings alone: the same lines give the same report, byte for byte.
+//! What exceeds a bound is counted, and every list says how much is not in it. Names and arguments
+//! of watched processes stay [`crate::event::Bytes`] in the model, lossless in JSON; HTML and
+//! Markdown show them escaped twice, against their reader's eyes and against the format.
+
+mod aggregate;
+//mod html;
+mod impact;
+//mod markdown;
+pub mod model;
+mod rotate;
+mod words;
+
+pub use aggregate::{Aggregator, Origin};
+//pub use html::html;
+//pub use markdown::markdown;
+pub use model::Report;
