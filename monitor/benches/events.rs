@@ -7,7 +7,6 @@
 use std::{
     fs,
     hint::black_box,
-    io::BufReader,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,7 +16,8 @@ use mcp_monitor::{
     decode::{blank, decode, encode},
     enrich::{Clock, Enricher, Merge},
     event::Event,
-    sink::segment::{Destination, Header, SegmentWriter, verify},
+    segment::{Header, Recording, verify},
+    sink::recording::{Destination, SegmentWriter},
 };
 use monitor_common::{policy::InodeKey, record};
 use nix::time::{ClockId, clock_gettime};
@@ -174,7 +174,7 @@ fn steps(live: PathBuf, recording: &Path) -> Result<Vec<Step>> {
             Ok(EVENTS)
         }),
         step("verify", move || {
-            let report = verify(BufReader::with_capacity(1 << 20, fs::File::open(&path)?))?;
+            let report = verify(&Recording::file(&path));
             anyhow::ensure!(report.bad.is_none(), "{:?}", report.bad);
             Ok(report.lines)
         }),

@@ -2,6 +2,7 @@
 //!
 //! Data flows one way: [`kernel`] hands over ring-buffer records, [`decode`] makes [`event`]s of
 //! them, [`enrich`] adds what the record cannot hold, [`respond`] acts, [`sink`]s write.
+//! [`segment`] reads back what they wrote.
 //! [`rules`] feeds both ends: the kernel's policy maps and the explanations of its verdicts.
 
 pub mod cli;
@@ -14,4 +15,5 @@ pub mod pipeline;
 pub mod report;
 pub mod respond;
 pub mod rules;
+pub mod segment;
 pub mod sink;

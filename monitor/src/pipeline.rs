@@ -18,7 +18,7 @@ use crate::{
     respond::argument,
     rules::Compiled,
     sink::{
-        segment::{SegmentWriter, Totals},
+        recording::{SegmentWriter, Totals},
         summary::Summary,
         terminal::Terminal,
     },

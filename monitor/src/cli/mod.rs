@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod report;
 mod rule_options;
 mod run;
 
@@ -32,6 +33,7 @@ struct Arguments {
 enum Verb {
     Check(check::Arguments),
     Explain(explain::Arguments),
+    Report(report::Arguments),
     Run(run::Arguments),
 }
 
@@ -53,6 +55,7 @@ pub fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
+        Verb::Report(arguments) => report::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),
     }
 }

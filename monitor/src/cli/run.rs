@@ -26,8 +26,9 @@ use crate::{
     launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
     pipeline::{Pipeline, Sinks},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath, SourceKind},
+    segment::Header,
     sink::{
-        segment::{Destination, Header, Limits, SegmentWriter},
+        recording::{Destination, Limits, SegmentWriter},
         stderr::Stderr,
         summary::Summary,
         terminal::Terminal,

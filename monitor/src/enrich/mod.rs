@@ -47,7 +47,7 @@ pub struct Enricher {
 }
 
 impl Enricher {
-    /// `next_seq` is where the stream goes on: [`crate::sink::segment::SegmentWriter::next_seq`].
+    /// `next_seq` is where the stream goes on: [`crate::sink::recording::SegmentWriter::next_seq`].
     pub fn new(next_seq: u64, clock: Clock) -> Self {
         Self {
             next_seq,

@@ -7,7 +7,7 @@ use monitor_common::policy::set;
 
 use super::{
     model::{
-        Affected, Capped, ChangedFile, Effect, Fate, Impact, Instance, OriginText, Reach, Secret,
+        Affected, Capped, ChangedFile, Effect, Fate, Impact, Instance, OriginText, Reach, Scope, Secret,
         Shared, SharedBy, Step,
     },
     rotate,
@@ -55,26 +55,20 @@ pub(super) fn of(origins: &[OriginText], instances: &[Instance]) -> Impact {
 }
 
 fn secret(instance: &Instance, step: &Step) -> Secret {
-    let later = || {
-        instance.trail.sent.items.iter().filter(|sent| {
-            sent.boot_ns >= step.boot_ns && sent.seq != step.seq && sent.effect != Effect::Refused
-        })
-    };
-    let elsewhere = |sent: &&Step| sent.scope.is_some_and(|scope| scope.is_elsewhere());
-    let then = later().find(elsewhere).or_else(|| later().next());
-    let reach = match (step.effect, then) {
-        (Effect::Refused, _) => Reach::Nothing,
-        (_, None) => Reach::Process,
-        (_, Some(sent)) if elsewhere(&sent) => Reach::Network,
-        (_, Some(_)) => Reach::Machine,
-    };
+    let reach = step.reach.unwrap_or_default();
+    let mut later = instance.trail.sent.items.iter().filter(|sent| {
+        let is_elsewhere = sent.scope.is_some_and(Scope::is_elsewhere);
+        (sent.boot_ns, sent.seq) > (step.boot_ns, step.seq)
+            && sent.effect != Effect::Refused
+            && is_elsewhere == (reach == Reach::Network)
+    });
     Secret {
         subject: step.subject.clone(),
         sets: step.sets.clone(),
         instance: instance.instance,
         effect: step.effect,
         reach,
-        then: then.filter(|_| reach > Reach::Process).map(|sent| sent.subject.clone()),
+        then: later.next().filter(|_| reach > Reach::Process).map(|sent| sent.subject.clone()),
         time: step.time,
     }
 }

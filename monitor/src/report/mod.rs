@@ -2,7 +2,7 @@
 //! could have left, and what to do now.
 //!
 //! ```text
-//! lines -> Aggregator (bounded, one pass) -> Report -> html | markdown | json
+//! recordings -> read() -> Aggregator (bounded, one pass) -> Report -> html | markdown | json
 //! ```
 //!
 //! The report depends on the recordings alone: the same lines give the same report, byte for byte.
@@ -11,14 +11,19 @@
 //! Markdown show them escaped twice, against their reader's eyes and against the format.
 
 mod aggregate;
-//mod html;
+mod draw;
+mod html;
 mod impact;
-//mod markdown;
+mod read;
+mod markdown;
 pub mod model;
 mod rotate;
+mod story;
+mod tree;
 mod words;
 
-pub use aggregate::{Aggregator, Origin};
-//pub use html::html;
-//pub use markdown::markdown;
+pub use aggregate::Aggregator;
+pub use html::html;
+pub use markdown::markdown;
 pub use model::Report;
+pub use read::read;

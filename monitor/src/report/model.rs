@@ -27,6 +27,8 @@ pub struct Report {
     pub events: u64,
     /// The same by type.
     pub types: BTreeMap<&'static str, u64>,
+    /// The files that were read, in order: [`Location::file`] counts from 0.
+    pub files: Vec<Bytes>,
     /// Whether the recordings are as they were written.
     pub verification: Verification,
     /// Where and by what they were made.
@@ -155,23 +157,40 @@ pub enum Effect {
 pub struct Verification {
     /// No fault was found.
     pub intact: bool,
-    /// Files and what was found in each.
-    pub files: Vec<VerifiedFile>,
+    /// Each recording and what was found in it.
+    pub recordings: Vec<Verified>,
     /// What the result does not say.
     pub limits: Vec<String>,
 }
 
-/// One file of the recordings.
+/// One recording: a file, or the segments of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct VerifiedFile {
-    /// The file.
-    pub file: Bytes,
-    /// Its lines.
+pub struct Verified {
+    /// The file, or the directory and the stream's name.
+    pub name: Bytes,
+    /// Its segments up to the first fault.
+    pub segments: u64,
+    /// Its good lines up to the first fault.
     pub lines: u64,
     /// Chain of its last good line.
     pub chain: Option<String>,
-    /// The first fault: line, offset and what is wrong.
+    /// Chain of the segment before the first, which is not here.
+    pub follows: Option<String>,
+    /// The last signed checkpoint.
+    pub checkpoint: Option<Signed>,
+    /// The first fault, with file, line and offset.
     pub fault: Option<String>,
+}
+
+/// A signed checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Signed {
+    /// When it was made.
+    pub time: Moment,
+    /// The public key, in hexadecimal.
+    pub key: String,
+    /// Events from this number on are behind it.
+    pub next_seq: u64,
 }
 
 /// What a header says about where a recording was made.
@@ -219,12 +238,15 @@ pub struct Step {
     pub effect: Effect,
     /// Who.
     pub actor: Actor,
-    /// Where an address leads.
+    /// Of a contact: where it leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
-    /// How the process stands to the one that touched the secret before.
+    /// Of what came after a secret: how the process stands to the one that reached it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relation: Option<Relation>,
+    /// Of a secret: how far it could have got.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reach: Option<Reach>,
     /// How often until the next step of another kind.
     pub count: u64,
     /// Number of the event in its stream.
@@ -236,7 +258,7 @@ pub struct Step {
 /// A line of the recordings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Location {
-    /// Position in [`Verification::files`].
+    /// Position in [`Report::files`].
     pub file: usize,
     /// Line, from 1.
     pub line: u64,
@@ -290,6 +312,8 @@ pub struct Trail {
     pub sent: Capped<Step>,
     /// Files written afterwards by the same process or beneath it: they may hold copies.
     pub copies: Capped<Step>,
+    /// Places from where something runs later, when they were first changed.
+    pub placed: Capped<Step>,
     /// Connections from before, which may have been open still.
     pub open_before: Capped<Step>,
 }

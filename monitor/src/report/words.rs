@@ -5,7 +5,7 @@ use monitor_common::{policy::set, record::flags};
 use super::{
     aggregate::Tally,
     model::{
-        AlertText, Effect, Fate, Finding, Instance, Level, Reach, Report, Scope, Unseen,
+        AlertText, Effect, Fate, Finding, Instance, Level, Reach, Relation, Report, Scope, Unseen,
     },
 };
 use crate::event::printable;
@@ -89,9 +89,9 @@ fn story(instance: &Instance) -> Vec<String> {
 /// What matters, worst first.
 pub(super) fn findings(report: &Report) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for file in &report.verification.files {
-        if let Some(fault) = &file.fault {
-            let text = format!("The recording is not as it was written: {} {fault}.", file.file.shown());
+    for recording in &report.verification.recordings {
+        if let Some(fault) = &recording.fault {
+            let text = format!("The recording is not as it was written: {}.", printable(fault));
             findings.push(Finding { level: Level::Critical, text, section: "verification".into() });
         }
     }
@@ -149,8 +149,7 @@ fn of_instance(instance: &Instance) -> Vec<Finding> {
         })
         .collect();
     if !grave.is_empty() {
-        let subjects: Vec<String> =
-            grave.iter().map(|alert| alert.subject.shown().to_string()).collect();
+        let subjects = unique(grave.iter().map(|alert| alert.subject.shown().to_string()));
         let text = format!("It reached out of its own tree: {}.", some(&subjects));
         find(Level::Critical, "alerts", text);
     }
@@ -178,30 +177,30 @@ fn secrets(instance: &Instance, find: &mut impl FnMut(Level, &str, String)) {
     if worst.is_empty() {
         return;
     }
-    let mut names: Vec<String> = worst.iter().map(|step| step.subject.shown().to_string()).collect();
-    names.dedup();
-    let what = if grave.is_empty() { "file that may hold secrets" } else { "secret" };
-    let what = match what {
-        "secret" => count(names.len() as u64, what),
-        _ if names.len() == 1 => "a file that may hold secrets".to_owned(),
-        _ => format!("{} files that may hold secrets", names.len()),
+    let names = unique(worst.iter().map(|step| step.subject.shown().to_string()));
+    let number = names.len() as u64;
+    let what = match (grave.is_empty(), number) {
+        (false, _) => count(number, "secret"),
+        (true, 1) => "a file that may hold secrets".to_owned(),
+        (true, _) => format!("{number} files that may hold secrets"),
     };
     let killed = match worst.iter().all(|step| step.effect == Effect::Perhaps) {
         true => " (and was killed for it, perhaps after it had read)",
         false => "",
     };
-    let then = match instance.trail.reach {
+    let reach = worst.iter().filter_map(|step| step.reach).max().unwrap_or_default();
+    let then = match reach {
         Reach::Network => format!(
-            "and contacted other machines afterwards ({}): it could have left",
+            "and contacted other machines afterwards{}: it could have left",
             destinations(instance, true)
         ),
         Reach::Machine => format!(
-            "and contacted other processes of this machine afterwards ({}), none elsewhere",
+            "and contacted other processes of this machine afterwards{}, nothing beyond it",
             destinations(instance, false)
         ),
         _ => "and no contact was seen afterwards".to_owned(),
     };
-    let level = match (grave.is_empty(), instance.trail.reach) {
+    let level = match (grave.is_empty(), reach) {
         (false, Reach::Network | Reach::Machine) => Level::Critical,
         (false, _) => Level::Serious,
         (true, Reach::Network) => Level::Serious,
@@ -210,14 +209,24 @@ fn secrets(instance: &Instance, find: &mut impl FnMut(Level, &str, String)) {
     find(level, "trail", format!("It reached {what}{killed} ({}), {then}.", some(&names)));
 }
 
+fn unique(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut list = Vec::new();
+    for name in names {
+        if !list.contains(&name) {
+            list.push(name);
+        }
+    }
+    list
+}
+
 fn destinations(instance: &Instance, elsewhere: bool) -> String {
     let sent = instance.trail.sent.items.iter().filter(|step| {
         step.effect != Effect::Refused && step.scope.is_some_and(Scope::is_elsewhere) == elsewhere
     });
-    let mut names: Vec<String> = sent.map(|step| step.subject.shown().to_string()).collect();
-    names.sort();
-    names.dedup();
-    some(&names)
+    match unique(sent.map(|step| step.subject.shown().to_string())) {
+        names if names.is_empty() => String::new(),
+        names => format!(" ({})", some(&names)),
+    }
 }
 
 /// The first names, and how many more.
@@ -293,3 +302,96 @@ const ALWAYS: [&str; 3] = [
     "what the server told its client over its own standard output, which is its way to speak",
     "when a connection or a file was closed: one from before may have been used later",
 ];
+
+impl Level {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Quiet => "quiet",
+            Self::Notice => "notice",
+            Self::Serious => "serious",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+impl Effect {
+    /// Whether nothing came of it.
+    pub fn is_refused(self) -> bool {
+        self == Self::Refused
+    }
+
+    /// What came of it, of a process that acted.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Perhaps => "killed, perhaps too late",
+            Self::Happened => "happened",
+        }
+    }
+}
+
+impl Scope {
+    /// Where it leads.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Machine => "local socket",
+            Self::Loopback => "this machine",
+            Self::LinkLocal => "link-local",
+            Self::Private => "private network",
+            Self::Public => "internet",
+        }
+    }
+}
+
+impl Reach {
+    /// Whether it could have got to other machines.
+    pub fn is_network(self) -> bool {
+        self == Self::Network
+    }
+
+    /// How far something could have got.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Nothing => "not reached",
+            Self::Process => "no contact seen afterwards",
+            Self::Machine => "could have reached this machine's other processes",
+            Self::Network => "could have left this machine",
+        }
+    }
+}
+
+impl Relation {
+    /// Who it is, seen from what reached the secret.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::SameTree => "elsewhere in the tree",
+            Self::Ancestor => "above the reader",
+            Self::Descendant => "started by the reader",
+            Self::SameProcess => "the reader itself",
+        }
+    }
+}
+
+impl Fate {
+    /// How much it matters, as a class of CSS.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Changed | Self::Deleted => "serious",
+            Self::Created | Self::Attributes => "notice",
+            Self::Temporary | Self::Untouched => "plain",
+        }
+    }
+
+    /// What became of it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Deleted => "deleted",
+            Self::Created => "new",
+            Self::Attributes => "attributes",
+            Self::Temporary => "made and removed",
+            Self::Untouched => "refused",
+        }
+    }
+}

@@ -9,7 +9,7 @@ use std::{
 
 use monitor_common::record::{did, enforced, flags};
 
-use super::segment::Totals;
+use super::recording::Totals;
 use crate::{
     enrich::{contact_text, subject},
     event::{Body, Enforced, Event, Shown, printable},

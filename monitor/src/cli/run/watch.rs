@@ -15,7 +15,7 @@ use crate::{
     launch::{Ended, Server, signals::Signals},
     pipeline::{self, Pipeline, Sinks},
     respond::{self, Answer},
-    sink::{segment::Totals, stderr::Stderr},
+    sink::{recording::Totals, stderr::Stderr},
 };
 
 /// Longest time without a look at the ordinary ring, while it fills and while it does not.

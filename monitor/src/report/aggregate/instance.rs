@@ -191,7 +191,7 @@ impl Gathered {
         let is_directory = seen.observed.flags & flags::DIRECTORY != 0;
         let sets = seen.sets(file.sets);
         if reads && !is_directory {
-            self.trail.read(seen, "read", &file.path, file.sets, &mut limits.trail);
+            self.trail.touched(seen, "read", &file.path, file.sets, &mut limits.trail);
         }
         // Devices and pipes are no files that could be read or restored in this sense.
         if sets == 0 && !is_regular(file.mode) {
@@ -237,11 +237,10 @@ impl Gathered {
         if matches!(call.what, "bind" | "listen") {
             return;
         }
-        let Call { what, subject, scope, sets, .. } = call;
-        if seen.sets(*sets) & class::of_set(set::METADATA) != 0 {
-            self.trail.read(seen, what, subject, *sets, &mut limits.trail);
+        if seen.sets(call.sets) & class::of_set(set::METADATA) != 0 {
+            self.trail.touched(seen, call.what, &call.subject, call.sets, &mut limits.trail);
         }
-        self.trail.sent(seen, what, subject, *sets, *scope, &mut limits.trail);
+        self.trail.sent(seen, call, &mut limits.trail);
     }
 
     /// Signals within the tree are everybody's business.
@@ -254,7 +253,7 @@ impl Gathered {
             }
             if matches!(*op, reach::MEMORY | reach::PTRACE) && !is_own {
                 let sets = file.sets | class::of_set(set::PROCESSES);
-                self.trail.read(seen, "process", &subject, sets, &mut limits.trail);
+                self.trail.touched(seen, "process", &subject, sets, &mut limits.trail);
             }
         }
         let sets = seen.sets(0);

@@ -33,8 +33,8 @@ use super::{
     words,
 };
 use crate::{
-    event::{Body, Event, Observed, PolicyText},
-    sink::segment::Header,
+    event::{Body, Bytes, Event, Observed, PolicyText},
+    segment::{Header, ReadError},
 };
 
 /// Instances that are told one by one.
@@ -47,6 +47,7 @@ const NOTES_MAX: usize = 200;
 /// Collects what the report says.
 #[derive(Default)]
 pub struct Aggregator {
+    files: Vec<Bytes>,
     place: Location,
     span: Option<Span>,
     types: BTreeMap<&'static str, u64>,
@@ -60,9 +61,6 @@ pub struct Aggregator {
     recent: Recent,
     unseen: Tally,
 }
-
-/// Where a recording was made: the text of its header.
-pub type Origin = Header;
 
 /// An instance number is used again after a restart of the agent, for another boot.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -127,13 +125,13 @@ impl Seen<'_> {
 
 impl Aggregator {
     /// Begins the next file.
-    pub fn file(&mut self, number: usize) {
-        self.place = Location { file: number, line: 0 };
+    pub fn file(&mut self, name: &[u8]) {
+        self.place = Location { file: self.files.len(), line: 0 };
+        self.files.push(Bytes::from(name));
     }
 
     /// Takes the header of a segment.
-    pub fn header(&mut self, line: u64, header: &Origin) {
-        self.place.line = line;
+    pub fn header(&mut self, header: &Header) {
         let text = OriginText {
             host: header.host.clone(),
             boot_id: header.boot_id.clone(),
@@ -182,15 +180,15 @@ impl Aggregator {
         }
     }
 
-    /// Counts a line that is no event.
-    pub fn unreadable(&mut self, why: impl FnOnce() -> String) {
+    /// Counts a line that cannot be read.
+    pub fn unreadable(&mut self, error: &ReadError) {
         self.unseen.unreadable += 1;
-        self.unseen.first_unreadable.get_or_insert_with(why);
+        self.unseen.first_unreadable.get_or_insert_with(|| error.to_string());
     }
 
     /// What came of it.
     pub fn finish(self, verification: Verification) -> Report {
-        let Self { span, types, origins, policies, instances, beyond, unseen, .. } = self;
+        let Self { files, span, types, origins, policies, instances, beyond, unseen, .. } = self;
         let mut items: Vec<_> = instances
             .into_iter()
             .map(|gathered| {
@@ -211,6 +209,7 @@ impl Aggregator {
             span,
             events: types.values().sum(),
             types,
+            files,
             verification,
             origins,
             impact,
@@ -300,4 +299,5 @@ const SECRETS: u32 = class::of_set(set::SECRETS)
     | class::of_set(set::PROCESSES)
     | class::of_set(set::MCP_CONFIG)
     | class::of_set(set::METADATA);
-
+/// Bits of the sets from where something runs later.
+const PERSISTENCE: u32 = class::of_set(set::PERSISTENCE) | class::of_set(set::MCP_CONFIG);

@@ -15,6 +15,8 @@ const ARGUMENTS_MAX: usize = 24;
 const ARGUMENT_BYTES_MAX: usize = 512;
 /// Generations that are looked at between two processes.
 const DEPTH_MAX: usize = 64;
+/// Processes that are told.
+const TOLD_MAX: usize = 3000;
 /// Processes without room that are told apart in order to be counted.
 const BEYOND_MAX: usize = 200_000;
 
@@ -114,8 +116,38 @@ impl Processes {
             .any(|parent| parent == above as usize)
     }
 
+    /// The processes, parents before children. Of very many those that matter are kept, with the
+    /// way that leads to them.
     pub(super) fn finish(self) -> Capped<ProcessText> {
-        Capped { items: self.nodes, more: self.beyond.len() as u64 }
+        let Self { nodes, beyond, .. } = self;
+        let more = beyond.len() as u64;
+        if nodes.len() <= TOLD_MAX {
+            return Capped { items: nodes, more };
+        }
+        let mut kept = vec![false; nodes.len()];
+        let mut room = TOLD_MAX;
+        for wanted in [|node: &ProcessText| node.violations + node.contacts != 0, |_: &_| true] {
+            for (number, _) in nodes.iter().enumerate().filter(|(_, node)| wanted(node)) {
+                let way = std::iter::successors(Some(number), |number| nodes[*number].parent);
+                let way: Vec<usize> = way.take_while(|number| !kept[*number]).collect();
+                if way.len() <= room {
+                    room -= way.len();
+                    way.iter().for_each(|number| kept[*number] = true);
+                }
+            }
+        }
+        let mut places = vec![0; nodes.len()];
+        let mut list = Capped { items: Vec::new(), more };
+        for (number, mut node) in nodes.into_iter().enumerate() {
+            if kept[number] {
+                node.parent = node.parent.map(|parent| places[parent]);
+                places[number] = list.items.len();
+                list.items.push(node);
+            } else {
+                list.more += 1;
+            }
+        }
+        list
     }
 
     fn insert(

@@ -6,7 +6,9 @@
 
 use std::collections::HashSet;
 
-use super::{Budget, SECRETS, Seen, processes::Processes, set_names};
+use monitor_common::policy::{class, set};
+
+use super::{Budget, PERSISTENCE, SECRETS, Seen, contacts::Call, processes::Processes, set_names};
 use crate::{
     event::Bytes,
     report::model::{Capped, Effect, Reach, Relation, Scope, Step, Trail},
@@ -15,21 +17,31 @@ use crate::{
 const TOUCHED_MAX: usize = 300;
 const SENT_MAX: usize = 300;
 const COPIES_MAX: usize = 100;
+const PLACED_MAX: usize = 100;
 const BEFORE_MAX: usize = 50;
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Tracker {
-    touched: Capped<Mark>,
+    /// Secrets, and what may hold some: the one must not crowd out the other.
+    grave: Capped<Mark>,
+    sensitive: Capped<Mark>,
     sent: Capped<Mark>,
     copies: Capped<Mark>,
+    placed: Capped<Mark>,
     before: Capped<Mark>,
     /// What has been kept since the latest secret.
     since: HashSet<(u32, u32, Bytes)>,
     /// When the first secret was reached.
-    first_ns: Option<u64>,
-    reach: Reach,
+    first: Option<Order>,
+    /// The latest contacts with this machine and with others: whatever the lists have room for,
+    /// they say how far a secret could have got.
+    last_machine: Option<Order>,
+    last_elsewhere: Option<Order>,
 }
+
+/// Place of an event in time: CLOCK_BOOTTIME, then `seq`.
+type Order = (u64, u64);
 
 struct Mark {
     step: Step,
@@ -37,107 +49,147 @@ struct Mark {
 }
 
 impl Tracker {
-    /// A file opened to read, or another process reached into.
-    pub(super) fn read(&mut self, seen: &Seen<'_>, what: &'static str, subject: &Bytes, sets: u32, budget: &mut Budget) {
+    /// A file opened to read, another process reached into, or an address that hands out secrets.
+    pub(super) fn touched(
+        &mut self,
+        seen: &Seen<'_>,
+        what: &'static str,
+        subject: &Bytes,
+        sets: u32,
+        budget: &mut Budget,
+    ) {
         let sets = seen.sets(sets);
         if sets & SECRETS == 0 {
             return;
         }
         if seen.effect != Effect::Refused {
-            if self.first_ns.is_none() {
-                self.first_ns = Some(seen.event.boot_ns);
-                self.reach = Reach::Process;
-            }
+            self.first.get_or_insert(order(seen));
             self.since.clear();
         }
-        let again = self.touched.items.iter_mut().rev().take(32).find(|mark| {
+        let is_grave = sets & SECRETS != class::of_set(set::SENSITIVE);
+        let list = if is_grave { &mut self.grave } else { &mut self.sensitive };
+        let again = list.items.iter_mut().rev().take(32).find(|mark| {
             mark.node == seen.node
                 && mark.step.subject == *subject
                 && mark.step.effect == seen.effect
         });
         match again {
             Some(mark) => mark.step.count += 1,
-            None => {
-                let mark = mark(seen, what, subject, sets, None);
-                keep(&mut self.touched, mark, TOUCHED_MAX, budget);
-            }
+            None => keep(list, mark(seen, what, subject, sets, None), TOUCHED_MAX, budget),
         }
     }
 
     /// A contact.
-    pub(super) fn sent(&mut self, seen: &Seen<'_>, what: &'static str, subject: &Bytes, sets: u32, scope: Scope, budget: &mut Budget) {
-        if seen.effect == Effect::Refused && self.first_ns.is_none() {
+    pub(super) fn sent(&mut self, seen: &Seen<'_>, call: &Call, budget: &mut Budget) {
+        let is_after = self.first.is_some_and(|first| order(seen) > first);
+        if seen.effect == Effect::Refused && !is_after {
             return;
         }
-        let is_after = self.first_ns.is_some_and(|first| seen.event.boot_ns >= first);
-        if is_after && seen.effect != Effect::Refused {
-            let reach = if scope.is_elsewhere() { Reach::Network } else { Reach::Machine };
-            self.reach = self.reach.max(reach);
+        if seen.effect != Effect::Refused {
+            let elsewhere = call.scope.is_elsewhere();
+            let last = if elsewhere { &mut self.last_elsewhere } else { &mut self.last_machine };
+            *last = (*last).max(Some(order(seen)));
         }
-        let kind = if seen.effect == Effect::Refused { 3 } else { 0 };
-        if !self.is_first(seen, kind, subject) {
-            let list = if is_after { &mut self.sent } else { &mut self.before };
-            let known = list.items.iter_mut().rev().find(|mark| mark.step.subject == *subject && mark.node == seen.node);
+        let kind = u32::from(seen.effect == Effect::Refused);
+        let list = if is_after { &mut self.sent } else { &mut self.before };
+        if !is_first(&mut self.since, seen, kind, &call.subject) {
+            let known = list.items.iter_mut().rev().find(|mark| {
+                mark.step.subject == call.subject
+                    && mark.node == seen.node
+                    && mark.step.effect == seen.effect
+            });
             if let Some(mark) = known {
                 mark.step.count += 1;
             }
             return;
         }
-        let mark = mark(seen, what, subject, seen.sets(sets), Some(scope));
+        let mark = mark(seen, call.what, &call.subject, seen.sets(call.sets), Some(call.scope));
         match is_after {
-            true => keep(&mut self.sent, mark, SENT_MAX, budget),
-            false if what == "send" => {}
-            false => keep(&mut self.before, mark, BEFORE_MAX, budget),
+            true => keep(list, mark, SENT_MAX, budget),
+            // Without a connection nothing stays open.
+            false if call.what == "send" => {}
+            false => keep(list, mark, BEFORE_MAX, budget),
         }
     }
 
-    /// A file written, which may be a copy.
-    pub(super) fn written(&mut self, seen: &Seen<'_>, subject: &Bytes, sets: u32, budget: &mut Budget) {
-        if self.first_ns.is_none() || seen.effect == Effect::Refused {
-            return;
-        }
-        if self.is_first(seen, 1, subject) {
-            let mark = mark(seen, "write", subject, seen.sets(sets), None);
-            keep(&mut self.copies, mark, COPIES_MAX, budget);
+    /// A file written: a place from where something runs later, or perhaps a copy.
+    pub(super) fn written(
+        &mut self,
+        seen: &Seen<'_>,
+        subject: &Bytes,
+        sets: u32,
+        budget: &mut Budget,
+    ) {
+        let sets = seen.sets(sets);
+        if sets & PERSISTENCE != 0 {
+            let known = |mark: &Mark| mark.step.subject == *subject && mark.step.effect == seen.effect;
+            if !self.placed.items.iter().any(known) {
+                keep(&mut self.placed, mark(seen, "write", subject, sets, None), PLACED_MAX, budget);
+            }
+        } else if self.first.is_some()
+            && seen.effect != Effect::Refused
+            && is_first(&mut self.since, seen, 2, subject)
+        {
+            keep(&mut self.copies, mark(seen, "write", subject, sets, None), COPIES_MAX, budget);
         }
     }
 
-    fn is_first(&mut self, seen: &Seen<'_>, kind: u32, subject: &Bytes) -> bool {
-        let key = (kind, seen.node.unwrap_or(u32::MAX), subject.clone());
-        // Beyond the lists' own bounds nothing is told apart any more.
-        self.since.len() < 4 * SENT_MAX && self.since.insert(key)
-    }
-
-    /// How far it got so far.
+    /// The trail: who stood how to whom, and how far each secret could have got.
     pub(super) fn finish(self, processes: &Processes) -> Trail {
-        let touched: Vec<(u64, Option<u32>)> = self
-            .touched
-            .items
+        let (last_machine, last_elsewhere) = (self.last_machine, self.last_elsewhere);
+        let mut touched = self.grave.items;
+        touched.extend(self.sensitive.items);
+        touched.sort_by_key(|mark| (mark.step.boot_ns, mark.step.seq));
+        for Mark { step, .. } in touched.iter_mut() {
+            let own = Some((step.boot_ns, step.seq));
+            step.reach = Some(match step.effect {
+                Effect::Refused => Reach::Nothing,
+                _ if last_elsewhere > own => Reach::Network,
+                _ if last_machine > own => Reach::Machine,
+                _ => Reach::Process,
+            });
+        }
+        let reach = touched.iter().filter_map(|mark| mark.step.reach).max().unwrap_or_default();
+        let sources: Vec<(u64, Option<u32>)> = touched
             .iter()
             .filter(|mark| mark.step.effect != Effect::Refused)
             .map(|mark| (mark.step.boot_ns, mark.node))
             .collect();
-        let relate = |mut mark: Mark| {
-            let before = touched.iter().filter(|(boot_ns, _)| *boot_ns <= mark.step.boot_ns);
-            mark.step.relation = before
-                .map(|(_, node)| processes.relation(*node, mark.node))
-                .max();
-            mark.step
+        let relate = |mark: &mut Mark| {
+            let before = sources.iter().filter(|(boot_ns, _)| *boot_ns <= mark.step.boot_ns);
+            mark.step.relation =
+                before.map(|(_, node)| processes.relation(*node, mark.node)).max();
         };
-        let Self { sent, copies, before, reach, .. } = self;
-        let sent = Capped { items: sent.items.into_iter().map(relate).collect(), more: sent.more };
-        let mut copies =
-            Capped { items: copies.items.into_iter().map(relate).collect::<Vec<_>>(), more: copies.more };
-        copies.items.retain(|step| step.relation >= Some(Relation::Descendant));
+        let (mut sent, mut copies) = (self.sent, self.copies);
+        sent.items.iter_mut().for_each(relate);
+        copies.items.iter_mut().for_each(relate);
+        copies.items.retain(|mark| mark.step.relation >= Some(Relation::Descendant));
+        let more = self.grave.more + self.sensitive.more;
         Trail {
             reach,
-            touched: plain(self.touched),
-            sent,
-            copies,
+            touched: plain(Capped { items: touched, more }),
+            sent: plain(sent),
+            copies: plain(copies),
+            placed: plain(self.placed),
             // Only where there is something that they could have carried.
-            open_before: if reach == Reach::Nothing { Capped::default() } else { plain(before) },
+            open_before: if reach == Reach::Nothing { Capped::default() } else { plain(self.before) },
         }
     }
+}
+
+/// Beyond the lists' own bounds nothing is told apart any more.
+fn is_first(
+    since: &mut HashSet<(u32, u32, Bytes)>,
+    seen: &Seen<'_>,
+    kind: u32,
+    subject: &Bytes,
+) -> bool {
+    let key = (kind, seen.node.unwrap_or(u32::MAX), subject.clone());
+    since.len() < 4 * SENT_MAX && since.insert(key)
+}
+
+fn order(seen: &Seen<'_>) -> Order {
+    (seen.event.boot_ns, seen.event.seq)
 }
 
 fn plain(marks: Capped<Mark>) -> Capped<Step> {
@@ -152,7 +204,13 @@ fn keep(list: &mut Capped<Mark>, mark: Mark, most: usize, budget: &mut Budget) {
 }
 
 /// An event as a step.
-pub(super) fn step(seen: &Seen<'_>, what: &'static str, subject: &Bytes, sets: u32, scope: Option<Scope>) -> Step {
+pub(super) fn step(
+    seen: &Seen<'_>,
+    what: &'static str,
+    subject: &Bytes,
+    sets: u32,
+    scope: Option<Scope>,
+) -> Step {
     Step {
         time: seen.time,
         boot_ns: seen.event.boot_ns,
@@ -163,12 +221,19 @@ pub(super) fn step(seen: &Seen<'_>, what: &'static str, subject: &Bytes, sets: u
         actor: seen.actor(),
         scope,
         relation: None,
+        reach: None,
         count: 1,
         seq: seen.event.seq,
         line: seen.line,
     }
 }
 
-fn mark(seen: &Seen<'_>, what: &'static str, subject: &Bytes, sets: u32, scope: Option<Scope>) -> Mark {
+fn mark(
+    seen: &Seen<'_>,
+    what: &'static str,
+    subject: &Bytes,
+    sets: u32,
+    scope: Option<Scope>,
+) -> Mark {
     Mark { step: step(seen, what, subject, sets, scope), node: seen.node }
 }

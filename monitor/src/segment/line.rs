@@ -8,9 +8,11 @@ const CLOSE: &[u8] = b"\"}";
 const DIGITS: usize = 64;
 /// Bytes from the end of the object to the end of the line, without the newline.
 const SUFFIX: usize = OPEN.len() + DIGITS + CLOSE.len();
+/// What every line of this format begins with.
+const BEGIN: &[u8] = b"{\"v\":1,\"type\":\"";
 
 /// Chain of one line: what the next line builds on.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ChainHash(pub [u8; 32]);
 
 impl fmt::Display for ChainHash {
@@ -34,15 +36,26 @@ impl ChainHash {
     }
 }
 
+/// What a line is to those who read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Begins a segment.
+    Header,
+    /// Signs what is before it.
+    Checkpoint,
+    /// Everything else: an event of any type.
+    Event,
+}
+
 /// Chains lines: room for the hash before the line lets both be hashed in one go.
 #[derive(Default)]
-pub(super) struct Chain {
+pub struct Chain {
     room: Vec<u8>,
 }
 
 impl Chain {
     /// Writes one line: what `fill` appends, chained to `before`. Gives its own chain.
-    pub(super) fn line(
+    pub fn line(
         &mut self,
         before: ChainHash,
         out: &mut Vec<u8>,
@@ -61,8 +74,8 @@ impl Chain {
         ChainHash(*hash.as_bytes())
     }
 
-    /// The chain that a line (without newline) should have after `before`.
-    pub(super) fn expected(&mut self, before: ChainHash, object: &[u8]) -> ChainHash {
+    /// The chain that a line should have after `before`; `object` is what [`split`] gives.
+    pub fn expected(&mut self, before: ChainHash, object: &[u8]) -> ChainHash {
         self.room.clear();
         self.room.extend_from_slice(&before.0);
         self.room.extend_from_slice(object);
@@ -72,15 +85,15 @@ impl Chain {
 }
 
 /// Takes a line without its newline apart: the object without its last byte, and the chain.
-pub(super) fn split(line: &[u8]) -> Option<(&[u8], ChainHash)> {
+pub fn split(line: &[u8]) -> Option<(&[u8], ChainHash)> {
     let (object, suffix) = line.split_at_checked(line.len().checked_sub(SUFFIX)?)?;
     let digits = suffix.strip_prefix(OPEN)?.strip_suffix(CLOSE)?;
     Some((object, ChainHash::from_hex(digits)?))
 }
 
 /// The type of a line and, of an event line, its `seq`: both stand at fixed places.
-pub(super) fn kind_and_seq(line: &[u8]) -> Option<(&[u8], Option<u64>)> {
-    let rest = line.strip_prefix(b"{\"v\":1,\"type\":\"")?;
+pub fn kind_and_seq(line: &[u8]) -> Option<(&[u8], Option<u64>)> {
+    let rest = line.strip_prefix(BEGIN)?;
     let end = memchr::memchr(b'"', rest)?;
     let (kind, rest) = rest.split_at(end);
     let Some(rest) = rest.strip_prefix(b"\",\"seq\":") else { return Some((kind, None)) };

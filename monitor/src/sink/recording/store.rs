@@ -9,9 +9,7 @@ use std::{
 };
 
 use super::SegmentError;
-
-const SUFFIX: &str = ".jsonl";
-const DIGITS: usize = 6;
+use crate::segment::SegmentName;
 
 /// Bounds of a directory of recordings. The oldest segments that nobody writes are deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +67,8 @@ pub(super) fn check_stream(stream: &str) -> Result<(), SegmentError> {
 
 /// File of a segment.
 pub(super) fn path(directory: &Path, stream: &str, segment: u64) -> PathBuf {
-    directory.join(format!("{stream}.{segment:0DIGITS$}{SUFFIX}"))
+    let name = SegmentName { stream: stream.to_owned(), segment, compressed: false };
+    directory.join(name.to_string())
 }
 
 /// Segments of a stream with their files, in order.
@@ -80,20 +79,13 @@ pub(super) fn segments(
     let mut segments = Vec::new();
     for entry in fs::read_dir(directory).map_err(SegmentError::io("read", directory))? {
         let entry = entry.map_err(SegmentError::io("read", directory))?;
-        match entry.file_name().to_str().and_then(parse) {
-            Some((name, segment)) if name == stream => segments.push((segment, entry.path())),
+        match SegmentName::of(&entry.path()) {
+            Some(name) if name.stream == stream => segments.push((name.segment, entry.path())),
             _ => {}
         }
     }
     segments.sort();
     Ok(segments)
-}
-
-fn parse(name: &str) -> Option<(&str, u64)> {
-    let (stream, number) = name.strip_suffix(SUFFIX)?.rsplit_once('.')?;
-    let digits = number.len() >= DIGITS && number.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then_some(())?;
-    Some((stream, number.parse().ok()?))
 }
 
 /// Deletes the oldest segments until the directory is within its limits. Segments that somebody
@@ -103,7 +95,7 @@ pub(super) fn prune(directory: &Path, limits: &Limits) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let metadata = fs::symlink_metadata(entry.path())?;
-        if metadata.is_file() && entry.file_name().to_str().and_then(parse).is_some() {
+        if metadata.is_file() && SegmentName::of(&entry.path()).is_some() {
             segments.push((metadata.modified()?, entry.path(), metadata.len()));
         }
     }
@@ -126,14 +118,6 @@ pub(super) fn prune(directory: &Path, limits: &Limits) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_segment_files_are_ours() {
-        assert_eq!(parse("run.a.000012.jsonl"), Some(("run.a", 12)));
-        for name in ["notes.jsonl", "run.12.jsonl", "run.000012.json", "run.00001x.jsonl"] {
-            assert_eq!(parse(name), None, "{name}");
-        }
-    }
 
     #[test]
     fn a_stream_name_leads_nowhere_else() {

@@ -3,8 +3,11 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
-use super::{ChainHash, HeaderLine, LINE_MAX, SegmentError, line};
-use crate::event::{Body, Event, VERSION};
+use super::SegmentError;
+use crate::{
+    event::{Body, Event, VERSION},
+    segment::{ChainHash, HeaderLine, LINE_MAX, split},
+};
 
 const HEAD: &[u8] = b"{\"v\":1,\"type\":\"header\",";
 const WINDOW: u64 = 64 << 10;
@@ -40,7 +43,7 @@ pub(super) fn examine(path: &Path) -> Result<Tail, SegmentError> {
     }
     match last_line(&file, length).map_err(failed)? {
         Some((end, line)) => {
-            let (_, chain) = line::split(&line).unwrap_or_default();
+            let (_, chain) = split(&line).unwrap_or_default();
             let next_seq = next_seq(&line).ok_or_else(|| SegmentError::Foreign(path.to_owned()))?;
             Ok(Tail { chain: Some(chain), next_seq, good: end, broken: length - end })
         }
@@ -71,7 +74,7 @@ fn last_line(file: &File, length: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
         }
         for pair in ends.windows(2) {
             let line = &bytes[pair[1].wrapping_add(1)..pair[0]];
-            if line::split(line).is_some() {
+            if split(line).is_some() {
                 return Ok(Some((start + pair[0] as u64 + 1, line.to_vec())));
             }
         }

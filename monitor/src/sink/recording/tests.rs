@@ -1,16 +1,18 @@
 //! Recordings written, continued, broken and checked.
 
 use std::{
-    fs::{self, File},
-    io::BufReader,
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{Body, Event, tests::sample};
+use crate::{
+    event::{Body, Event, PolicyText, tests::sample},
+    segment::{self, Fault, Header, HeaderLine, Reader, Recording, Report, recordings, verify},
+};
 
 fn event(seq: u64) -> Event {
     Event { seq, ..sample(format!("/home/user/file-{seq}").as_bytes()) }
@@ -30,7 +32,7 @@ fn write(destination: Destination, count: u64) -> Totals {
 }
 
 fn check(path: &Path) -> Report {
-    verify(BufReader::new(File::open(path).unwrap())).unwrap()
+    verify(&Recording::file(path))
 }
 
 fn stream(directory: &Path, limits: Limits) -> Destination {
@@ -45,11 +47,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn check_all(directory: &Path) -> Report {
-    let mut verifier = Verifier::default();
-    for path in files(directory) {
-        verifier.read(BufReader::new(File::open(path).unwrap())).unwrap();
-    }
-    verifier.report
+    let all = recordings(&[directory.to_owned()]).unwrap();
+    assert_eq!(all.len(), 1);
+    verify(&all[0])
+}
+
+/// A recording that is no file.
+fn check_bytes(bytes: &[u8]) -> Report {
+    segment::check(Reader::of("bytes", io::Cursor::new(bytes.to_vec())))
 }
 
 #[test]
@@ -82,7 +87,8 @@ fn a_recording_holds_its_header_and_every_event() {
         assert_eq!(Event::parse(line.as_bytes()).unwrap(), event(seq as u64));
     }
     let report = check(&path);
-    assert_eq!((report.lines, report.segments, report.bad), (1001, 1, None));
+    assert!(report.bad.is_none());
+    assert_eq!((report.lines, report.segments), (1001, 1));
     assert_eq!(report.seqs, Some((0, 999)));
 }
 
@@ -93,7 +99,8 @@ fn a_file_that_is_named_again_is_continued() {
     write(Destination::File(path.clone()), 3);
     write(Destination::File(path.clone()), 3);
     let report = check(&path);
-    assert_eq!((report.lines, report.segments, &report.bad), (8, 2, &None));
+    assert!(report.bad.is_none());
+    assert_eq!((report.lines, report.segments), (8, 2));
     assert_eq!(report.seqs, Some((0, 5)));
 }
 
@@ -148,7 +155,8 @@ fn half_a_line_is_cut_off_and_said() {
         fs::write(&path, [&whole, tail].concat()).unwrap();
         write(Destination::File(path.clone()), 2);
         let report = check(&path);
-        assert_eq!((report.bad, report.seqs), (None, Some((0, 5))));
+        assert!(report.bad.is_none());
+        assert_eq!(report.seqs, Some((0, 5)));
         let text = fs::read_to_string(&path).unwrap();
         let repaired = text.lines().nth(5).unwrap();
         let Body::Agent { action, message } = Event::parse(repaired.as_bytes()).unwrap().body
@@ -167,7 +175,8 @@ fn a_crash_before_the_first_line_leaves_nothing_in_the_way() {
     fs::write(&path, "{\"v\":1,\"type\":\"header\",\"segm").unwrap();
     write(Destination::File(path.clone()), 2);
     let report = check(&path);
-    assert_eq!((report.bad, report.segments, report.seqs), (None, 1, Some((0, 2))));
+    assert!(report.bad.is_none());
+    assert_eq!((report.segments, report.seqs), (1, Some((0, 2))));
 }
 
 #[test]
@@ -177,12 +186,14 @@ fn segments_rotate_by_size_and_the_oldest_are_deleted() {
     write(stream(directory.path(), limits), 1000);
     assert_eq!(files(directory.path()).len(), 3);
     let report = check_all(directory.path());
-    assert_eq!((report.bad, report.segments), (None, 3));
+    assert!(report.bad.is_none());
+    assert_eq!(report.segments, 3);
     assert!(report.follows.is_some());
     assert_eq!(report.seqs.unwrap().1, 999);
     write(stream(directory.path(), limits), 10);
     let report = check_all(directory.path());
-    assert_eq!((report.bad, report.seqs.unwrap().1), (None, 1009));
+    assert!(report.bad.is_none());
+    assert_eq!(report.seqs.unwrap().1, 1009);
 }
 
 #[test]
@@ -195,7 +206,8 @@ fn a_stream_continues_behind_a_broken_and_an_empty_segment() {
     fs::write(store::path(directory.path(), "run", 2), "").unwrap();
     write(stream(directory.path(), Limits::default()), 5);
     let report = check_all(directory.path());
-    assert_eq!((report.bad, report.segments, report.seqs), (None, 2, Some((0, 10))));
+    assert!(report.bad.is_none());
+    assert_eq!((report.segments, report.seqs), (2, Some((0, 10))));
 }
 
 /// A file system of a few pages, gone when dropped.
@@ -238,13 +250,14 @@ fn a_full_disk_loses_lines_and_says_so_and_the_chain_holds() {
     assert!(lost > 0 && lost < 500, "{lost} of 500");
     assert!(writer.totals().reason.is_some_and(|reason| reason.contains("No space")));
     let full = check(&path);
-    assert_eq!(full.bad, None, "while the disk is full the file still ends with a whole line");
+    assert!(full.bad.is_none(), "while the disk is full the file still ends with a whole line");
     fs::remove_file(&ballast).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));
     (500..510).for_each(|seq| writer.write(&event(seq)));
     let totals = writer.finish();
     let report = check(&path);
-    assert_eq!((report.bad, report.seqs), (None, Some((0, 509))));
+    assert!(report.bad.is_none());
+    assert_eq!(report.seqs, Some((0, 509)));
     assert_eq!(report.losses.iter().map(|loss| loss.count).sum::<u64>(), totals.lost);
     let lines = report.lines - 1 - report.losses.len() as u64;
     assert_eq!(lines + totals.lost, 510, "written and lost are all there were");
@@ -257,7 +270,7 @@ fn a_disk_that_stays_full_ends_in_a_counted_loss() {
     let totals = write(Destination::File(path.clone()), 5000);
     assert!(totals.lost > 0);
     let report = check(&path);
-    assert_eq!(report.bad, None);
+    assert!(report.bad.is_none());
     let said: u64 = report.losses.iter().map(|loss| loss.count).sum();
     let lines = report.lines - 1 - report.losses.len() as u64;
     assert!(lines + said <= 5000 && lines + totals.lost == 5000, "{report:?} {totals:?}");
@@ -271,7 +284,7 @@ fn a_segment_that_cannot_be_begun_lets_the_old_one_grow() {
     (0..2000).for_each(|seq| writer.write(&event(seq)));
     let totals = writer.finish();
     assert!(totals.lost > 0);
-    assert_eq!(check_all(disk.0.path()).bad, None);
+    assert!(check_all(disk.0.path()).bad.is_none());
 }
 
 #[test]
@@ -282,22 +295,23 @@ fn what_is_wrong_is_found_and_named() {
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let fault = |lines: &[&str], end: &str| {
-        let report = verify((lines.join("\n") + end).as_bytes()).unwrap();
+        let report = check_bytes((lines.join("\n") + end).as_bytes());
         report.bad.map(|bad| (bad.line, bad.fault))
     };
-    assert_eq!(fault(&lines, "\n"), None);
-    assert_eq!(fault(&lines, ""), Some((6, Fault::Cut)));
-    assert_eq!(fault(&lines[1..], "\n"), Some((1, Fault::NoHeader)));
+    assert!(fault(&lines, "\n").is_none());
+    assert!(matches!(fault(&lines, ""), Some((6, Fault::Cut))));
+    assert!(matches!(fault(&lines[1..], "\n"), Some((1, Fault::NoHeader))));
     let removed = [&lines[..2], &lines[3..]].concat();
-    assert_eq!(fault(&removed, "\n"), Some((3, Fault::Chain)));
+    assert!(matches!(fault(&removed, "\n"), Some((3, Fault::Chain))));
     let twice = [&lines[..3], &lines[2..]].concat();
-    assert_eq!(fault(&twice, "\n"), Some((4, Fault::Chain)));
+    assert!(matches!(fault(&twice, "\n"), Some((4, Fault::Chain))));
     let changed = text.replace("file-2", "file-9");
     let offset: usize = lines[..3].iter().map(|line| line.len() + 1).sum();
-    let bad = verify(changed.as_bytes()).unwrap().bad.unwrap().to_string();
-    assert!(bad.starts_with(&format!("line 4 (byte {offset}): the chain does not fit")), "{bad}");
+    let bad = check_bytes(changed.as_bytes()).bad.unwrap().to_string();
+    let place = format!("bytes: line 4 (byte {offset}): the chain does not fit");
+    assert!(bad.starts_with(&place), "{bad}");
     let unchained = [&lines[..2], &["{}"]].concat();
-    assert_eq!(fault(&unchained, "\n"), Some((3, Fault::NotChained)));
+    assert!(matches!(fault(&unchained, "\n"), Some((3, Fault::NotChained))));
 }
 
 #[test]
@@ -307,17 +321,15 @@ fn a_segment_of_another_stream_does_not_fit() {
     let limits = Limits { segment_bytes: 5_000, ..Limits::default() };
     write(stream(one.path(), limits), 20);
     write(stream(other.path(), limits), 30);
-    let mut verifier = Verifier::default();
-    for path in [&files(one.path())[0], &files(other.path())[1]] {
-        verifier.read(BufReader::new(File::open(path).unwrap())).unwrap();
-    }
-    assert!(verifier.report.bad.is_some());
+    let names = [files(one.path())[0].clone(), files(other.path())[1].clone()];
+    let mixed = Recording { name: "mixed".into(), files: names.to_vec() };
+    assert!(matches!(verify(&mixed).bad.unwrap().fault, Fault::Follows { .. }));
 }
 
 #[test]
 fn an_endless_line_is_refused_without_eating_memory() {
-    let reader = BufReader::new(io::Read::take(io::repeat(b'x'), 1 << 30));
-    assert_eq!(verify(reader).unwrap().bad.unwrap().fault, Fault::TooLong);
+    let endless = Reader::of("endless", io::Read::take(io::repeat(b'x'), 1 << 30));
+    assert!(matches!(segment::check(endless).bad.unwrap().fault, Fault::TooLong));
 }
 
 fn recording(count: u64) -> Vec<u8> {
@@ -335,7 +347,7 @@ proptest! {
         let at = at.index(bytes.len());
         prop_assume!(bytes[at] != value);
         bytes[at] = value;
-        prop_assert!(verify(bytes.as_slice()).unwrap().bad.is_some());
+        prop_assert!(check_bytes(&bytes).bad.is_some());
     }
 
     #[test]
@@ -345,6 +357,6 @@ proptest! {
         let path = directory.path().join("events.jsonl");
         fs::write(&path, &bytes[..keep.index(bytes.len())]).unwrap();
         write(Destination::File(path.clone()), 2);
-        prop_assert_eq!(check(&path).bad, None);
+        prop_assert!(check(&path).bad.is_none());
     }
 }

@@ -11,8 +11,7 @@ use std::{
 };
 
 use super::{
-    ChainHash, Destination, Header, Limits, Place, SegmentError,
-    line::{self, Chain},
+    Destination, Limits, SegmentError,
     output::Output,
     store,
     tail::{self, Tail},
@@ -20,6 +19,7 @@ use super::{
 use crate::{
     enrich::clock::{self, Clock},
     event::{Body, Event, Loss, PolicyText},
+    segment::{Chain, ChainHash, Header, Place, kind_and_seq, split},
 };
 
 /// Bytes that are collected before they are written.
@@ -233,14 +233,14 @@ impl SegmentWriter {
     /// Of the buffer the first `kept` bytes are in the file and end with a line.
     fn fail(&mut self, kept: usize, error: &io::Error) {
         let (kept, lost) = self.buffer.split_at(kept);
-        let last = kept.strip_suffix(b"\n").and_then(|kept| {
-            line::split(&kept[memchr::memrchr(b'\n', kept).map_or(0, |end| end + 1)..])
-        });
+        let last = kept
+            .strip_suffix(b"\n")
+            .and_then(|kept| split(&kept[memchr::memrchr(b'\n', kept).map_or(0, |end| end + 1)..]));
         self.written = last.map_or(self.written, |(_, chain)| chain);
         self.chain = self.written;
         let count = memchr::memchr_iter(b'\n', lost).count() as u64;
         self.failure = (count != 0).then(|| Failure {
-            first_seq: line::kind_and_seq(lost)
+            first_seq: kind_and_seq(lost)
                 .and_then(|(_, seq)| seq)
                 .unwrap_or(self.next_seq.saturating_sub(count)),
             last_seq: self.next_seq.saturating_sub(1),

@@ -1,0 +1,99 @@
+//! The first line of a segment.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::ChainHash;
+use crate::event::{JsonLine, PolicyText};
+
+/// What a header says about the machine, the agent and the rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Host name.
+    pub host: String,
+    /// `/proc/sys/kernel/random/boot_id`: `boot_ns` of lines can be compared within one boot.
+    pub boot_id: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Version of the agent.
+    pub agent: String,
+    /// `lsm` or `tracepoint`.
+    pub backend: String,
+    /// Hooks that are attached.
+    pub hooks: Vec<String>,
+    /// Policies in force, with the text of their rules.
+    pub policies: Vec<PolicyText>,
+}
+
+/// A header line as it is read back.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct HeaderLine {
+    /// Version of the format.
+    pub v: u32,
+    /// Position of the segment in its stream, from 1.
+    pub segment: u64,
+    /// `seq` of the next event line.
+    pub first_seq: u64,
+    /// When the segment was begun.
+    pub created: String,
+    /// Chain of the last line of the segment before, in hexadecimal.
+    pub previous: Option<String>,
+    /// The rest.
+    #[serde(flatten)]
+    pub header: Header,
+}
+
+/// Where in its stream a segment stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Position, from 1.
+    pub segment: u64,
+    /// `seq` of the next event line.
+    pub first_seq: u64,
+    /// When the segment was begun, ns since 1970.
+    pub created_ns: u64,
+    /// Chain of the last line of the segment before.
+    pub previous: Option<ChainHash>,
+}
+
+impl Header {
+    /// A header for this machine.
+    ///
+    /// # Errors
+    /// When procfs cannot be read.
+    pub fn of_host(backend: &str, hooks: &[String]) -> io::Result<Self> {
+        let read = |name| {
+            let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}"))?;
+            Ok::<_, io::Error>(text.trim_end().to_owned())
+        };
+        Ok(Self {
+            host: read("hostname")?,
+            boot_id: read("random/boot_id")?,
+            kernel: read("osrelease")?,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            backend: backend.to_owned(),
+            hooks: hooks.to_vec(),
+            policies: Vec::new(),
+        })
+    }
+
+    /// Appends the line's object.
+    pub fn write(&self, out: &mut Vec<u8>, place: &Place) {
+        let mut line = JsonLine::begin(out, "header");
+        line.number("segment", place.segment);
+        line.number("first_seq", place.first_seq);
+        line.time("created", place.created_ns);
+        if let Some(previous) = &place.previous {
+            line.text("previous", &previous.to_string());
+        }
+        line.text("host", &self.host);
+        line.text("boot_id", &self.boot_id);
+        line.text("kernel", &self.kernel);
+        line.text("agent", &self.agent);
+        line.text("backend", &self.backend);
+        line.value("hooks", &self.hooks);
+        line.value("policies", &self.policies);
+        line.end();
+    }
+}

@@ -1,0 +1,378 @@
+//! Lines of a recording, from files that may be large, compressed, damaged or hostile. What is
+//! held in memory is a block of whole lines: some MB, or one line of at most [`LINE_MAX`] bytes.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    vec,
+};
+
+use super::{
+    ChainHash, Checkpoint, HeaderLine, Kind, LINE_MAX, Recording,
+    line::{kind_and_seq, split},
+};
+use crate::event::{Event, ParseError, VERSION};
+
+/// Bytes of a block, unless a line is longer.
+const BLOCK: usize = 1 << 20;
+/// Largest window that a compressed segment may ask for, as a power of two; ours ask for 2 MB.
+const WINDOW_LOG_MAX: u32 = 25;
+/// First bytes of a zstd frame.
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// What is wrong, and where.
+#[derive(Debug)]
+pub struct ReadError {
+    /// The file.
+    pub file: Arc<Path>,
+    /// Line, from 1; 0 when the file cannot be opened.
+    pub line: u64,
+    /// Offset of the line's first byte; of a compressed file, in its plain text.
+    pub offset: u64,
+    /// What is wrong there.
+    pub fault: Fault,
+}
+
+/// What is wrong with a line.
+#[derive(Debug)]
+pub enum Fault {
+    /// The operating system refuses.
+    Io(io::Error),
+    /// What cannot be decompressed.
+    Compressed(String),
+    /// The line is longer than any of ours.
+    TooLong,
+    /// The last line has no end.
+    Cut,
+    /// The line has no chain, or is no line of ours.
+    NotChained,
+    /// A format that this version does not know.
+    Version(u32),
+    /// A header that cannot be read.
+    Header(String),
+    /// A checkpoint that cannot be read.
+    Checkpoint(String),
+    /// An event that cannot be read.
+    Event(ParseError),
+    /// The recording does not begin with a header.
+    NoHeader,
+    /// A header that does not follow on the segment before it.
+    Follows {
+        /// Last chain before it.
+        expected: ChainHash,
+        /// What it names.
+        found: Option<String>,
+    },
+    /// The chain does not fit the line and what is before it: one of them was changed, removed,
+    /// put in or moved.
+    Chain,
+    /// `seq` does not go on from the line before.
+    Seq {
+        /// Expected.
+        expected: u64,
+        /// Found.
+        found: u64,
+    },
+    /// The signature does not fit the checkpoint and what is before it.
+    Signature,
+}
+
+impl Fault {
+    /// Whether the machine failed rather than the recording.
+    pub fn is_io(&self) -> bool {
+        matches!(self, Self::Io(_))
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = crate::event::Shown(self.file.as_os_str().as_encoded_bytes());
+        match self.line {
+            0 => write!(f, "{file}: {}", self.fault),
+            line => write!(f, "{file}: line {line} (byte {}): {}", self.offset, self.fault),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Compressed(why) => write!(f, "damaged compression behind this line: {why}"),
+            Self::TooLong => write!(f, "longer than {LINE_MAX} bytes"),
+            Self::Cut => f.write_str("the line has no end"),
+            Self::NotChained => f.write_str("not a chained line"),
+            Self::Version(found) => write!(f, "format {found}, this version reads {VERSION}"),
+            Self::Header(why) => write!(f, "a header that cannot be read: {why}"),
+            Self::Checkpoint(why) => write!(f, "a checkpoint that cannot be read: {why}"),
+            Self::Event(why) => why.fmt(f),
+            Self::NoHeader => f.write_str("a header should stand here"),
+            Self::Follows { expected, found } => {
+                let found = found.as_deref().unwrap_or("nothing");
+                let found = crate::event::printable(found);
+                write!(f, "a header that follows on {found}, not on {expected} before it")
+            }
+            Self::Chain => f.write_str(
+                "the chain does not fit: this line or the one before it was changed, removed, \
+                 put in or moved",
+            ),
+            Self::Seq { expected, found } => write!(f, "seq {found} where {expected} should be"),
+            Self::Signature => f.write_str(
+                "the signature does not fit: the checkpoint or what is before it was made anew",
+            ),
+        }
+    }
+}
+
+/// Reads a recording's files one after the other, in blocks.
+pub struct Reader {
+    files: vec::IntoIter<PathBuf>,
+    source: Option<Source>,
+}
+
+impl Reader {
+    /// Nothing is opened yet.
+    pub fn open(recording: &Recording) -> Self {
+        Self { files: recording.files.clone().into_iter(), source: None }
+    }
+
+    /// Reads one stream of bytes that is no file; `name` is for messages.
+    pub fn of(name: &str, input: impl Read + Send + 'static) -> Self {
+        let source = Source::new(Path::new(name).into(), Box::new(input));
+        Self { files: Vec::new().into_iter(), source: Some(source) }
+    }
+
+    /// The next lines; `None` at the end. A block never reaches over the end of a file. After an
+    /// error nothing more is read.
+    ///
+    /// # Errors
+    /// When a file cannot be read or decompressed, a line has no end or is too long. Lines before
+    /// that have been given.
+    pub fn next_block(&mut self) -> Result<Option<Block>, ReadError> {
+        loop {
+            if let Some(source) = &mut self.source {
+                match source.next_block() {
+                    Ok(Some(block)) => return Ok(Some(block)),
+                    Ok(None) => self.source = None,
+                    Err(error) => {
+                        (self.source, self.files) = (None, Vec::new().into_iter());
+                        return Err(error);
+                    }
+                }
+            }
+            let Some(path) = self.files.next() else { return Ok(None) };
+            self.source = Some(Source::open(&path).map_err(|error| ReadError::io(&path, error))?);
+        }
+    }
+}
+
+/// Whole lines of one file.
+#[derive(Clone, Debug)]
+pub struct Block {
+    file: Arc<Path>,
+    bytes: Vec<u8>,
+    line: u64,
+    offset: u64,
+}
+
+impl Block {
+    /// Whether a file begins with this block.
+    pub fn begins_file(&self) -> bool {
+        self.line == 1
+    }
+
+    /// Bytes of its lines, with newlines.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there are none, which does not happen.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Its lines. One that is none of ours is an error, and those after it can still be read.
+    pub fn lines(&self) -> impl Iterator<Item = Result<Line<'_>, ReadError>> {
+        let mut start = 0;
+        memchr::memchr_iter(b'\n', &self.bytes).enumerate().map(move |(number, end)| {
+            let (line, offset) = (self.line + number as u64, self.offset + start as u64);
+            let bytes = &self.bytes[start..end];
+            start = end + 1;
+            Line::of(&self.file, line, offset, bytes)
+        })
+    }
+
+    /// The chain of its last line, as that line states it.
+    pub fn last_chain(&self) -> Option<ChainHash> {
+        let lines = self.bytes.strip_suffix(b"\n")?;
+        let start = memchr::memrchr(b'\n', lines).map_or(0, |newline| newline + 1);
+        split(&lines[start..]).map(|(_, chain)| chain)
+    }
+}
+
+/// One line. Its form is that of a line of ours; that its chain fits is for
+/// [`super::Verifier`] to say.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// Its type, as in the line.
+    pub name: &'a [u8],
+    /// Its number in the stream; headers and checkpoints have none.
+    pub seq: Option<u64>,
+    /// The chain that it states.
+    pub chain: ChainHash,
+    /// The line without its newline.
+    pub bytes: &'a [u8],
+    /// The file that it stands in.
+    pub file: &'a Arc<Path>,
+    /// Its place there, from 1.
+    pub line: u64,
+    /// Offset of its first byte.
+    pub offset: u64,
+    pub(super) object: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    fn of(file: &'a Arc<Path>, line: u64, offset: u64, bytes: &'a [u8]) -> Result<Self, ReadError> {
+        let error = |fault| ReadError { file: file.clone(), line, offset, fault };
+        if bytes.len() > LINE_MAX {
+            return Err(error(Fault::TooLong));
+        }
+        let (object, chain) = split(bytes).ok_or_else(|| error(Fault::NotChained))?;
+        let (name, seq) = kind_and_seq(bytes).ok_or_else(|| error(version(bytes)))?;
+        let kind = match (name, seq) {
+            (b"header", None) => Kind::Header,
+            (b"checkpoint", None) => Kind::Checkpoint,
+            (_, Some(_)) => Kind::Event,
+            (_, None) => return Err(error(Fault::NotChained)),
+        };
+        Ok(Self { kind, name, seq, chain, bytes, file, line, offset, object })
+    }
+
+    /// The event.
+    ///
+    /// # Errors
+    /// When the line is none.
+    pub fn event(&self) -> Result<Event, ReadError> {
+        Event::parse(self.bytes).map_err(|error| self.error(Fault::Event(error)))
+    }
+
+    /// The header.
+    ///
+    /// # Errors
+    /// When the line is none.
+    pub fn header(&self) -> Result<HeaderLine, ReadError> {
+        serde_json::from_slice(self.bytes)
+            .map_err(|error| self.error(Fault::Header(error.to_string())))
+    }
+
+    /// The checkpoint.
+    ///
+    /// # Errors
+    /// When the line is none.
+    pub fn checkpoint(&self) -> Result<Checkpoint, ReadError> {
+        Checkpoint::parse(self.object).map_err(|why| self.error(Fault::Checkpoint(why)))
+    }
+
+    /// Something wrong with this line.
+    pub fn error(&self, fault: Fault) -> ReadError {
+        ReadError { file: self.file.clone(), line: self.line, offset: self.offset, fault }
+    }
+}
+
+fn version(line: &[u8]) -> Fault {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        v: u32,
+    }
+    match serde_json::from_slice::<Versioned>(line) {
+        Ok(Versioned { v }) if v != VERSION => Fault::Version(v),
+        _ => Fault::NotChained,
+    }
+}
+
+/// One file.
+struct Source {
+    file: Arc<Path>,
+    input: Box<dyn Read + Send>,
+    /// What was read behind the last whole line.
+    rest: Vec<u8>,
+    /// Why nothing more can be read.
+    end: Option<End>,
+    line: u64,
+    offset: u64,
+}
+
+enum End {
+    File,
+    Fault(Fault),
+}
+
+impl Source {
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let mut magic = Vec::new();
+        (&mut file).take(ZSTD.len() as u64).read_to_end(&mut magic)?;
+        let compressed = magic == ZSTD;
+        let input = io::Cursor::new(magic).chain(file);
+        if !compressed {
+            return Ok(Self::new(path.into(), Box::new(input)));
+        }
+        let mut input = zstd::Decoder::new(input)?;
+        input.window_log_max(WINDOW_LOG_MAX)?;
+        Ok(Self::new(path.into(), Box::new(input)))
+    }
+
+    fn new(file: Arc<Path>, input: Box<dyn Read + Send>) -> Self {
+        Self { file, input, rest: Vec::new(), end: None, line: 1, offset: 0 }
+    }
+
+    fn error(&self, fault: Fault) -> ReadError {
+        ReadError { file: self.file.clone(), line: self.line, offset: self.offset, fault }
+    }
+
+    /// Reads until there is a whole line, or no more.
+    fn next_block(&mut self) -> Result<Option<Block>, ReadError> {
+        let mut bytes = std::mem::take(&mut self.rest);
+        let mut end = None;
+        while end.is_none() && self.end.is_none() {
+            let had = bytes.len();
+            let wanted = BLOCK.max(had);
+            match self.input.by_ref().take(wanted as u64).read_to_end(&mut bytes) {
+                Ok(count) if count < wanted => self.end = Some(End::File),
+                Ok(_) => {}
+                Err(error) => self.end = Some(End::Fault(fault(error))),
+            }
+            end = memchr::memrchr(b'\n', &bytes[had..]).map(|at| had + at);
+            if end.is_none() && bytes.len() > LINE_MAX {
+                self.end = Some(End::Fault(Fault::TooLong));
+            }
+        }
+        let Some(end) = end else {
+            return match self.end.take() {
+                Some(End::Fault(fault)) => Err(self.error(fault)),
+                _ if bytes.is_empty() => Ok(None),
+                _ => Err(self.error(Fault::Cut)),
+            };
+        };
+        self.rest = bytes.split_off(end + 1);
+        let (line, offset) = (self.line, self.offset);
+        self.line += memchr::memchr_iter(b'\n', &bytes).count() as u64;
+        self.offset += bytes.len() as u64;
+        Ok(Some(Block { file: self.file.clone(), bytes, line, offset }))
+    }
+}
+
+/// What the decompressor says has no number of the operating system's.
+fn fault(error: io::Error) -> Fault {
+    match error.raw_os_error() {
+        Some(_) => Fault::Io(error),
+        None => Fault::Compressed(error.to_string()),
+    }
+}
