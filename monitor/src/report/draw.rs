@@ -113,7 +113,12 @@ fn lane(timeline: &Timeline, lane: usize, scale: f64) -> Lane {
             y: base - height,
             width: (scale - 0.4).max(1.4),
             height,
-            title: format!("{}: {} {}", clock(Moment(at)), grouped(u64::from(*number)), LANES[lane]),
+            title: format!(
+                "{}: {} {}",
+                clock(Moment(at)),
+                grouped(u64::from(*number)),
+                LANES[lane]
+            ),
         }
     });
     let total: u64 = counts.iter().map(|count| u64::from(*count)).sum();
@@ -159,7 +164,12 @@ fn badge(x: f64, group: &[&Numbered<'_>]) -> Option<Badge> {
         target: worst.number,
         title: match group.len() {
             1 => format!("{} {}", first.deed(), first.step.subject.shown()),
-            more => format!("{}, the first: {} {}", count(more as u64, "step"), first.deed(), first.step.subject.shown()),
+            more => format!(
+                "{}, the first: {} {}",
+                count(more as u64, "step"),
+                first.deed(),
+                first.step.subject.shown()
+            ),
         },
     })
 }

@@ -9,12 +9,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     draw::{self, Chart},
-    model::{Instance, Location, Moment, ProcessText, Report},
+    filters,
+    model::{Instance, Location, Report},
     story::{self, Numbered},
     tree::{self, Row},
-    words::{count, duration, grouped},
 };
-use crate::event::{Bytes, format_time, printable};
+use crate::event::{Bytes, printable};
 
 const STYLE: &str = include_str!("../../templates/report.css");
 const SCRIPT: &str = include_str!("../../templates/report.js");
@@ -98,26 +98,15 @@ impl<'a> View<'a> {
 
 impl Page<'_> {
     fn title(&self) -> String {
-        let mut servers: Vec<&str> =
-            self.report.instances.items.iter().map(|instance| instance.server.as_str()).collect();
-        servers.sort_unstable();
-        servers.dedup();
-        match servers.as_slice() {
-            [] => "no instance".to_owned(),
-            [one] => (*one).to_owned(),
-            [first, rest @ ..] => format!("{first} and {}", count(rest.len() as u64, "other server")),
-        }
+        filters::title(self.report)
+    }
+
+    fn place(&self, place: &Location) -> String {
+        filters::place(self.report, place)
     }
 
     fn host(&self, instance: &Instance) -> &str {
         self.report.origins.get(instance.origin).map_or("", |origin| origin.host.as_str())
-    }
-
-    /// `FILE:LINE` of a line of the recordings.
-    fn place(&self, place: &Location) -> String {
-        let file = self.report.files.get(place.file).map_or(&[][..], |file| file.as_bytes());
-        let name = file.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        format!("{}:{}", Bytes::from(name).shown(), place.line)
     }
 }
 
@@ -149,7 +138,7 @@ impl Escaper for Visible {
 
 /// A name of a watched process as markup: its last part stands out, escapes are marked, and lines
 /// may break behind slashes.
-struct Name<'a>(&'a Bytes);
+pub(super) struct Name<'a>(pub &'a Bytes);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -199,98 +188,6 @@ fn escape_length(text: &str) -> usize {
         None => 1,
     };
     length.min(text.len())
-}
-
-/// Filters of the templates.
-mod filters {
-    use std::borrow::Borrow;
-
-    use askama::{Result, Values, filters::Safe};
-
-    use super::*;
-
-    /// A path or other name.
-    #[askama::filter_fn]
-    pub fn name(bytes: &Bytes, _: &dyn Values) -> Result<Safe<String>> {
-        Ok(Safe(Name(bytes).to_string()))
-    }
-
-    /// A program by its last part.
-    #[askama::filter_fn]
-    pub fn program(exe: &Bytes, _: &dyn Values) -> Result<String> {
-        let bytes = exe.as_bytes();
-        let last = bytes.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        Ok(match last.is_empty() {
-            true => "unknown program".to_owned(),
-            false => Bytes::from(last).shown().to_string(),
-        })
-    }
-
-    /// Text without markup, for attributes.
-    #[askama::filter_fn]
-    pub fn plain(bytes: &Bytes, _: &dyn Values) -> Result<String> {
-        Ok(bytes.shown().to_string())
-    }
-
-    /// Arguments as one line.
-    #[askama::filter_fn]
-    pub fn line(argv: &[Bytes], _: &dyn Values) -> Result<String> {
-        let shown: Vec<String> = argv.iter().map(|argument| argument.shown().to_string()).collect();
-        Ok(shown.join(" "))
-    }
-
-    /// Time of day.
-    #[askama::filter_fn]
-    pub fn clock(at: &Moment, _: &dyn Values) -> Result<String> {
-        Ok(draw::clock(*at))
-    }
-
-    /// Date and time of day.
-    #[askama::filter_fn]
-    pub fn date(at: &Moment, _: &dyn Values) -> Result<String> {
-        Ok(format_time(at.0).get(..19).unwrap_or_default().replace('T', " "))
-    }
-
-    /// All of it, for machines and hover.
-    #[askama::filter_fn]
-    pub fn exact(at: &Moment, _: &dyn Values) -> Result<String> {
-        Ok(format_time(at.0))
-    }
-
-    /// A time behind another.
-    #[askama::filter_fn]
-    pub fn later(ns: &u64, _: &dyn Values) -> Result<String> {
-        Ok(format!("+{}", duration(*ns)))
-    }
-
-    /// `1,234`.
-    #[askama::filter_fn]
-    pub fn n(number: impl Borrow<u64>, _: &dyn Values) -> Result<String> {
-        Ok(grouped(*number.borrow()))
-    }
-
-    /// A coordinate.
-    #[askama::filter_fn]
-    pub fn fixed(number: impl Borrow<f64>, _: &dyn Values) -> Result<String> {
-        Ok(format!("{:.1}", number.borrow()))
-    }
-
-    /// A number with its word.
-    #[askama::filter_fn]
-    pub fn of(number: impl Borrow<u64>, _: &dyn Values, word: &str) -> Result<String> {
-        Ok(count(*number.borrow(), word))
-    }
-
-    /// How a process ended.
-    #[askama::filter_fn]
-    pub fn end(process: &ProcessText, _: &dyn Values) -> Result<String> {
-        Ok(match process.status {
-            None => "still running".to_owned(),
-            Some(0) => String::new(),
-            Some(status) if status & 0x7f != 0 => format!("killed by signal {}", status & 0x7f),
-            Some(status) => format!("exit {}", status >> 8 & 0xff),
-        })
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use monitor_common::policy::set;
 
 use super::{
     model::{
-        Affected, Capped, ChangedFile, Effect, Fate, Impact, Instance, OriginText, Reach, Scope, Secret,
-        Shared, SharedBy, Step,
+        Affected, Capped, ChangedFile, Effect, Fate, Impact, Instance, OriginText, Reach, Scope,
+        Secret, Shared, SharedBy, Step,
     },
     rotate,
 };
@@ -20,6 +20,16 @@ const SHARED_MAX: usize = 300;
 
 const PERSISTENCE: &str = set::NAMES[set::PERSISTENCE];
 const MCP_CONFIG: &str = set::NAMES[set::MCP_CONFIG];
+
+impl Impact {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.rotate.is_empty()
+            && self.persistence.is_empty()
+            && self.restore.is_empty()
+            && self.shared.is_empty()
+    }
+}
 
 /// The impact of all instances.
 pub(super) fn of(origins: &[OriginText], instances: &[Instance]) -> Impact {
@@ -45,9 +55,8 @@ pub(super) fn of(origins: &[OriginText], instances: &[Instance]) -> Impact {
     Impact {
         reach: instances.iter().map(|instance| instance.trail.reach).max().unwrap_or_default(),
         rotate: rotate::of(&secrets.items),
-        secrets: secrets.sorted(LIST_MAX, |a, b| {
-            (b.effect, b.reach, a.time).cmp(&(a.effect, a.reach, b.time))
-        }),
+        secrets: secrets
+            .sorted(LIST_MAX, |a, b| (b.effect, b.reach, a.time).cmp(&(a.effect, a.reach, b.time))),
         restore: restore.sorted(LIST_MAX, order),
         persistence: persistence.sorted(LIST_MAX, order),
         shared: shared(origins, instances),
@@ -135,7 +144,9 @@ fn shared(origins: &[OriginText], instances: &[Instance]) -> Capped<Shared> {
             }
         };
         let changed = instance.changed.items.iter();
-        changed.filter(|file| file.fate != Fate::Untouched).for_each(|file| touch(&file.path, "changed"));
+        changed
+            .filter(|file| file.fate != Fate::Untouched)
+            .for_each(|file| touch(&file.path, "changed"));
         let secrets = instance.trail.touched.items.iter();
         secrets
             .filter(|step| step.effect != Effect::Refused)
@@ -143,7 +154,8 @@ fn shared(origins: &[OriginText], instances: &[Instance]) -> Capped<Shared> {
         for directory in &instance.read.items {
             directory.names.items.iter().for_each(|path| touch(path, "read"));
         }
-        let contacts = instance.contacts.items.iter().filter(|contact| contact.scope.is_elsewhere());
+        let contacts =
+            instance.contacts.items.iter().filter(|contact| contact.scope.is_elsewhere());
         contacts.for_each(|contact| touch(&contact.subject, "contacted"));
     }
     let mut list = Capped::default();

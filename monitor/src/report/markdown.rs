@@ -5,14 +5,15 @@ use std::{fmt, io};
 use askama::{Template, filters::Escaper};
 
 use super::{
-    model::Report,
+    filters,
+    model::{Instance, Location, Report},
     story::{self, Numbered},
-    words::{count, duration, grouped},
+    words::grouped,
 };
 use crate::event::printable;
 
-/// Entries of each list; all of them are in the other forms.
-const LIST_MAX: usize = 40;
+/// Entries of each list, as the template takes them; all of them are in the other forms.
+const LIST_MAX: u64 = 40;
 
 /// Writes the report.
 ///
@@ -20,13 +21,35 @@ const LIST_MAX: usize = 40;
 /// When `out` cannot be written.
 pub fn markdown(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
     let instances = report.instances.items.iter().map(|instance| {
-        let (story, story_more) = story::of(instance);
-        (instance, story, story_more)
+        let (story, more) = story::of(instance);
+        (instance, story, more)
     });
-    let _ = (instances, count, duration, grouped);
-    let _ = LIST_MAX;
-    let _ = |n: &Numbered<'_>| n.number;
-    writeln!(out)
+    Page { report, instances: instances.collect() }.write_into(out)
+}
+
+#[derive(Template)]
+#[template(path = "report.md")]
+struct Page<'a> {
+    report: &'a Report,
+    instances: Vec<(&'a Instance, Vec<Numbered<'a>>, u64)>,
+}
+
+impl Page<'_> {
+    fn title(&self) -> String {
+        filters::title(self.report)
+    }
+
+    fn place(&self, place: &Location) -> String {
+        filters::place(self.report, place)
+    }
+
+    /// What a list of this length does not say.
+    fn more(&self, length: u64) -> String {
+        match length.saturating_sub(LIST_MAX) {
+            0 => String::new(),
+            more => format!("- and {} more\n", grouped(more)),
+        }
+    }
 }
 
 /// Escapes what Markdown and the HTML within it would take for their own, after what would
@@ -41,8 +64,8 @@ impl Escaper for Plain {
                 '<' => dest.write_str("&lt;")?,
                 '>' => dest.write_str("&gt;")?,
                 '&' => dest.write_str("&amp;")?,
-                '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '#' | '+' | '!' | '|'
-                | '~' | '@' => {
+                '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '#' | '+' | '!'
+                | '|' | '~' | '@' => {
                     dest.write_char('\\')?;
                     dest.write_char(c)?;
                 }

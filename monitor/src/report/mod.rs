@@ -12,11 +12,12 @@
 
 mod aggregate;
 mod draw;
+mod filters;
 mod html;
 mod impact;
-mod read;
 mod markdown;
 pub mod model;
+mod read;
 mod rotate;
 mod story;
 mod tree;

@@ -8,9 +8,7 @@ use super::{
 };
 use crate::{
     event::Bytes,
-    segment::{
-        self, Block, Kind, Line, ReadError, Reader, Recording, Verifier, checkpoint::hex,
-    },
+    segment::{self, Block, Kind, Line, ReadError, Reader, Recording, Verifier, checkpoint::hex},
 };
 
 /// Reads recordings and says what is in them. What cannot be read is a finding of the report; a
@@ -100,7 +98,9 @@ fn limits(verification: &Verification) -> Vec<String> {
     let mut limits = Vec::new();
     let recordings = &verification.recordings;
     if recordings.iter().any(|recording| recording.fault.is_some()) {
-        limits.push("what stands behind a fault is told here all the same, and proves nothing".to_owned());
+        limits.push(
+            "what stands behind a fault is told here all the same, and proves nothing".to_owned(),
+        );
     }
     if recordings.iter().any(|recording| recording.follows.is_some()) {
         limits.push("earlier segments of a recording are not here".to_owned());

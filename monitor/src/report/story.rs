@@ -88,7 +88,9 @@ pub(super) fn of(instance: &Instance) -> (Vec<Numbered<'_>>, u64) {
         steps.extend(trail.open_before.items.iter().map(|step| (Kind::Before, step)));
         steps.extend(trail.copies.items.iter().map(|step| (Kind::Copy, step)));
     }
-    let all = steps.len() + [&trail.touched, &trail.placed, &trail.sent].map(|list| list.more).iter().sum::<u64>() as usize;
+    let all = steps.len()
+        + [&trail.touched, &trail.placed, &trail.sent].map(|list| list.more).iter().sum::<u64>()
+            as usize;
     // Of too many those that weigh least go first.
     steps.sort_by_key(|(kind, step)| (std::cmp::Reverse(*kind), step.boot_ns, step.seq));
     steps.truncate(STEPS_MAX);

@@ -61,7 +61,9 @@ fn story(instance: &Instance) -> Vec<String> {
     let ran = duration(instance.span.to.0.saturating_sub(instance.span.from.0));
     let mode = match instance.mode.as_str() {
         "observe" => "in observe mode: what broke the rules was recorded and not stopped",
-        "enforce" => "in enforce mode: what broke the rules was refused or killed where the backend can",
+        "enforce" => {
+            "in enforce mode: what broke the rules was refused or killed where the backend can"
+        }
         _ => "under rules that the recording does not name",
     };
     let contacts = instance.contacts.items.iter();
@@ -128,7 +130,8 @@ fn of_instance(instance: &Instance) -> Vec<Finding> {
     };
     secrets(instance, &mut find);
     let persistent = instance.changed.items.iter().filter(|file| {
-        file.fate != Fate::Untouched && file.sets.iter().any(|set| ["persistence", "mcp_config"].contains(set))
+        file.fate != Fate::Untouched
+            && file.sets.iter().any(|set| ["persistence", "mcp_config"].contains(set))
     });
     let paths: Vec<String> = persistent.map(|file| file.path.shown().to_string()).collect();
     if !paths.is_empty() {
@@ -153,8 +156,13 @@ fn of_instance(instance: &Instance) -> Vec<Finding> {
         let text = format!("It reached out of its own tree: {}.", some(&subjects));
         find(Level::Critical, "alerts", text);
     }
-    let refused: u64 =
-        instance.alerts.items.iter().filter(|alert| alert.effect == Effect::Refused).map(|alert| alert.count).sum();
+    let refused: u64 = instance
+        .alerts
+        .items
+        .iter()
+        .filter(|alert| alert.effect == Effect::Refused)
+        .map(|alert| alert.count)
+        .sum();
     if refused != 0 {
         let text = format!("{} refused before anything came of it.", was(refused, "attempt"));
         find(Level::Serious, "alerts", text);
@@ -163,7 +171,11 @@ fn of_instance(instance: &Instance) -> Vec<Finding> {
     if violations != 0 {
         let kinds: Vec<String> =
             instance.violations.iter().map(|(kind, number)| format!("{kind} {number}")).collect();
-        let text = format!("{} of the rules in all: {}.", count(violations, "violation"), kinds.join(", "));
+        let text = format!(
+            "{} of the rules in all: {}.",
+            count(violations, "violation"),
+            kinds.join(", ")
+        );
         find(Level::Notice, "alerts", text);
     }
     findings
@@ -266,7 +278,10 @@ pub(super) fn unseen(report: &Report, tally: &Tally) -> Vec<Unseen> {
     }
     let limited = report.instances.items.iter().flat_map(|instance| &instance.policies);
     for policy in limited.filter_map(|policy| policy.records.as_ref()) {
-        let what = format!("the rules record only {}: what is not here may have happened", printable(policy));
+        let what = format!(
+            "the rules record only {}: what is not here may have happened",
+            printable(policy)
+        );
         say(Level::Serious, what, None);
     }
     if report.instances.more != 0 {
@@ -286,10 +301,16 @@ pub(super) fn unseen(report: &Report, tally: &Tally) -> Vec<Unseen> {
 const FLAGS: &[(u32, &str)] = &[
     (flags::TRUNCATED, "paths beyond the bounds, which have no name here"),
     (flags::ARGV_TRUNCATED, "argument lists beyond the bounds, cut off"),
-    (flags::ARGUMENT, "names taken from arguments of calls, which the process may have changed meanwhile"),
+    (
+        flags::ARGUMENT,
+        "names taken from arguments of calls, which the process may have changed meanwhile",
+    ),
     (flags::UNREADABLE, "arguments or directories that could not be read"),
     (flags::DETACHED, "paths that end outside the mount tree"),
-    (flags::FOREIGN, "files reached through mounts outside the process's own namespace, known by inode alone"),
+    (
+        flags::FOREIGN,
+        "files reached through mounts outside the process's own namespace, known by inode alone",
+    ),
 ];
 
 const TRACEPOINT: &str = "the tracepoint backend sees files and programs after the call: what was \
@@ -302,6 +323,13 @@ const ALWAYS: [&str; 3] = [
     "what the server told its client over its own standard output, which is its way to speak",
     "when a connection or a file was closed: one from before may have been used later",
 ];
+
+impl Instance {
+    /// Whether it read what every program reads.
+    pub fn reads_system(&self) -> bool {
+        self.read.items.iter().any(|directory| directory.is_system)
+    }
+}
 
 impl Level {
     /// The word for it.

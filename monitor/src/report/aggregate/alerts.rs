@@ -27,7 +27,8 @@ impl Recent {
         if self.0.len() >= RECENT_MAX {
             self.0.pop_front();
         }
-        let text = (line.len() <= LINE_BYTES_MAX).then(|| std::str::from_utf8(line).ok().map(Box::from));
+        let text =
+            (line.len() <= LINE_BYTES_MAX).then(|| std::str::from_utf8(line).ok().map(Box::from));
         self.0.push_back((seq, place, text.flatten()));
     }
 

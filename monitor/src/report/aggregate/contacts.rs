@@ -73,7 +73,10 @@ impl Contacts {
         let items: Vec<_> = self.entries.into_iter().map(told).collect();
         Capped { items, more: self.beyond }.sorted(CONTACTS_MAX, |a, b| {
             let order = |contact: &Contacted| {
-                (contact.what == "bind" || contact.what == "listen", std::cmp::Reverse(contact.scope))
+                (
+                    contact.what == "bind" || contact.what == "listen",
+                    std::cmp::Reverse(contact.scope),
+                )
             };
             (order(a), a.span.from, &a.subject).cmp(&(order(b), b.span.from, &b.subject))
         })

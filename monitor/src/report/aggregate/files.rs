@@ -21,8 +21,8 @@ pub(super) const WRITES: u32 =
 
 /// What was done to a file, by bit: the changes of [`change`], then those of an open.
 const OPENED_TO_WRITE: u32 = 1 << 16;
-const CREATED: u32 = 1 << change::CREATE | 1 << change::MKDIR | 1 << change::MKNOD
-    | 1 << change::SYMLINK | 1 << 17;
+const CREATED: u32 =
+    1 << change::CREATE | 1 << change::MKDIR | 1 << change::MKNOD | 1 << change::SYMLINK | 1 << 17;
 const CREATED_BY_OPEN: u32 = 1 << 17;
 const RENAMED_HERE: u32 = 1 << 18;
 const LINKED_HERE: u32 = 1 << 19;
@@ -181,7 +181,9 @@ fn told(path: Bytes, sets: u32, change: Change) -> ChangedFile {
     let fate = match is_new {
         None => Fate::Untouched,
         Some(true) if is_gone => Fate::Temporary,
-        Some(true) if done & (CREATED | LINKED_HERE) != 0 || done & RENAMED_HERE != 0 => Fate::Created,
+        Some(true) if done & (CREATED | LINKED_HERE) != 0 || done & RENAMED_HERE != 0 => {
+            Fate::Created
+        }
         _ if is_gone => Fate::Deleted,
         _ if done & !(ATTRIBUTES | 1 << change::LINK) == 0 => Fate::Attributes,
         _ => Fate::Changed,
@@ -218,8 +220,11 @@ fn directories(files: Vec<(Bytes, u64)>, beyond: u64) -> Capped<ReadDirectory> {
     let items: Vec<_> = groups.into_iter().map(directory).collect();
     let most = DIRECTORIES_MAX;
     Capped { items, more: beyond }.sorted(most, |a, b| {
-        (a.is_system, std::cmp::Reverse(a.files), &a.directory)
-            .cmp(&(b.is_system, std::cmp::Reverse(b.files), &b.directory))
+        (a.is_system, std::cmp::Reverse(a.files), &a.directory).cmp(&(
+            b.is_system,
+            std::cmp::Reverse(b.files),
+            &b.directory,
+        ))
     })
 }
 
@@ -245,7 +250,9 @@ fn is_system(directory: &[u8]) -> bool {
     let mut parts = directory.split(|&byte| byte == b'/').filter(|part| !part.is_empty());
     let first = parts.next().unwrap_or_default();
     ROOTS.contains(&first)
-        || iter::once(first).chain(parts).any(|part| part == b"node_modules" || part == b"site-packages")
+        || iter::once(first)
+            .chain(parts)
+            .any(|part| part == b"node_modules" || part == b"site-packages")
 }
 
 fn depth(path: &[u8]) -> usize {

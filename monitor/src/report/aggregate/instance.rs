@@ -20,9 +20,7 @@ use super::{
 use crate::{
     enrich::subject,
     event::{Alert, Body, Bytes, Contact, Event, Exec, File, PolicyText},
-    report::model::{
-        Capped, Effect, Executed, Instance, Level, Moment, Policy, Scope, Span, Step,
-    },
+    report::model::{Capped, Effect, Executed, Instance, Level, Moment, Policy, Scope, Span, Step},
 };
 
 /// Programs, and events of no other kind, that are told.
@@ -258,7 +256,9 @@ impl Gathered {
         }
         let sets = seen.sets(0);
         match limits.others.take(subject.as_bytes().len()) {
-            true => self.others.push(step(seen, seen.event.kind(), &subject, sets, None), OTHERS_MAX),
+            true => {
+                self.others.push(step(seen, seen.event.kind(), &subject, sets, None), OTHERS_MAX)
+            }
             false => self.others.more += 1,
         }
     }

@@ -10,9 +10,7 @@ mod processes;
 mod timeline;
 mod trail;
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use monitor_common::{
     policy::{class, reason, set},
@@ -109,11 +107,7 @@ impl Seen<'_> {
     /// Who did it, by name.
     pub fn actor(&self) -> Actor {
         let process = &self.observed.process;
-        Actor {
-            tgid: process.tgid,
-            start_ns: process.start_ns,
-            exe: process.image.exe.clone(),
-        }
+        Actor { tgid: process.tgid, start_ns: process.start_ns, exe: process.image.exe.clone() }
     }
 
     /// The sets that an object with these bits falls in, and the one that decided.
@@ -218,7 +212,8 @@ impl Aggregator {
         };
         report.unseen = words::unseen(&report, &unseen);
         report.findings = words::findings(&report);
-        report.level = report.findings.iter().map(|finding| finding.level).max().unwrap_or_default();
+        report.level =
+            report.findings.iter().map(|finding| finding.level).max().unwrap_or_default();
         report
     }
 

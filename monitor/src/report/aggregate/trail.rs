@@ -34,6 +34,9 @@ pub(super) struct Tracker {
     since: HashSet<(u32, u32, Bytes)>,
     /// When the first secret was reached.
     first: Option<Order>,
+    /// One of them was a secret: what is written then may be a copy. Behind files that honest
+    /// servers read, too, nobody would see the copies for the server's own work.
+    is_grave: bool,
     /// The latest contacts with this machine and with others: whatever the lists have room for,
     /// they say how far a secret could have got.
     last_machine: Option<Order>,
@@ -58,15 +61,17 @@ impl Tracker {
         sets: u32,
         budget: &mut Budget,
     ) {
-        let sets = seen.sets(sets);
-        if sets & SECRETS == 0 {
+        // Other sets, such as that of programs, have nothing to say about reading.
+        let sets = seen.sets(sets) & SECRETS;
+        if sets == 0 {
             return;
         }
+        let is_grave = sets != class::of_set(set::SENSITIVE);
         if seen.effect != Effect::Refused {
             self.first.get_or_insert(order(seen));
+            self.is_grave |= is_grave;
             self.since.clear();
         }
-        let is_grave = sets & SECRETS != class::of_set(set::SENSITIVE);
         let list = if is_grave { &mut self.grave } else { &mut self.sensitive };
         let again = list.items.iter_mut().rev().take(32).find(|mark| {
             mark.node == seen.node
@@ -122,11 +127,17 @@ impl Tracker {
     ) {
         let sets = seen.sets(sets);
         if sets & PERSISTENCE != 0 {
-            let known = |mark: &Mark| mark.step.subject == *subject && mark.step.effect == seen.effect;
+            let known =
+                |mark: &Mark| mark.step.subject == *subject && mark.step.effect == seen.effect;
             if !self.placed.items.iter().any(known) {
-                keep(&mut self.placed, mark(seen, "write", subject, sets, None), PLACED_MAX, budget);
+                keep(
+                    &mut self.placed,
+                    mark(seen, "write", subject, sets, None),
+                    PLACED_MAX,
+                    budget,
+                );
             }
-        } else if self.first.is_some()
+        } else if self.is_grave
             && seen.effect != Effect::Refused
             && is_first(&mut self.since, seen, 2, subject)
         {
@@ -157,8 +168,7 @@ impl Tracker {
             .collect();
         let relate = |mark: &mut Mark| {
             let before = sources.iter().filter(|(boot_ns, _)| *boot_ns <= mark.step.boot_ns);
-            mark.step.relation =
-                before.map(|(_, node)| processes.relation(*node, mark.node)).max();
+            mark.step.relation = before.map(|(_, node)| processes.relation(*node, mark.node)).max();
         };
         let (mut sent, mut copies) = (self.sent, self.copies);
         sent.items.iter_mut().for_each(relate);
@@ -172,7 +182,11 @@ impl Tracker {
             copies: plain(copies),
             placed: plain(self.placed),
             // Only where there is something that they could have carried.
-            open_before: if reach == Reach::Nothing { Capped::default() } else { plain(self.before) },
+            open_before: if reach == Reach::Nothing {
+                Capped::default()
+            } else {
+                plain(self.before)
+            },
         }
     }
 }
