@@ -13,6 +13,9 @@ pub const STRINGS_MAX: usize = 32768;
 pub const TAGS_MAX: u32 = 65536;
 /// Tags in use from which forks of tagged processes are refused, so that the table never overflows.
 pub const TAGS_REFUSE: u64 = TAGS_MAX as u64 - 1024;
+/// Tags in use from which a tree that got to fork all the same is killed, while every process of it
+/// still has its tag.
+pub const TAGS_SENTENCE: u64 = TAGS_MAX as u64 - 512;
 /// Instances at one time.
 pub const INSTANCES_MAX: u32 = 4096;
 /// Policies in the kernel at one time; slot 0 is never used.
@@ -25,9 +28,12 @@ pub const CLASS_TABLES_MAX: u32 = 4096;
 pub const ADDRESSES_MAX: u32 = 65536;
 /// Labelled inodes.
 pub const LABELS_MAX: u32 = 65536;
+/// Words of the filter before the look-up of labels; 64 bits each.
+pub const LABEL_FILTER_WORDS: u32 = 4096;
 /// Bytes of the ring buffer for ordinary events.
 pub const EVENTS_RING_BYTES: u32 = 16 << 20;
 /// Bytes of the ring buffer for violations.
 pub const VIOLATIONS_RING_BYTES: u32 = 4 << 20;
-/// Scratch slots that tasks of one CPU try to claim; more than one because a hook can be preempted.
-pub const SCRATCH_SLOTS_PER_CPU: u32 = 4;
+/// Hooks that can be in progress at one time, at least; the loader makes it two for each processor
+/// where that is more. Under `preempt=full` every runnable task can be in the middle of one.
+pub const SCRATCH_SLOTS: u32 = 64;

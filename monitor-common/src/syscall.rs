@@ -46,9 +46,9 @@ pub mod action {
     pub const LISTEN: u8 = 10;
     /// ptrace: request in argument 0, process in `path`.
     pub const PTRACE: u8 = 11;
-    /// A reach into the process numbered by argument `path`; signal in `second_path`.
+    /// A reach into the process numbered by argument `path`.
     pub const PROCESS: u8 = 12;
-    /// A reach into the process of the pidfd in argument `directory`; signal in `second_path`.
+    /// A reach into the process of the pidfd in argument `directory`.
     pub const PIDFD: u8 = 13;
     /// io_uring_setup.
     pub const IO_URING: u8 = 14;

@@ -1,4 +1,4 @@
-//! The two atomic instructions that the programs need. The compiler's BPF target offers loads and
+//! The three atomic instructions that the programs need. The compiler's BPF target offers loads and
 //! stores only, so they are written down here.
 
 use core::arch::asm;
@@ -12,6 +12,17 @@ use core::arch::asm;
 pub unsafe fn add(word: *mut u64, delta: u64) {
     // SAFETY: the caller's; the instruction writes nothing else.
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) delta) };
+}
+
+/// Sets bits of a word in a map.
+///
+/// # Safety
+///
+/// `word` points to an aligned `u64` in a map value.
+#[inline(always)]
+pub unsafe fn or(word: *mut u64, bits: u64) {
+    // SAFETY: the caller's; the instruction writes nothing else.
+    unsafe { asm!("lock *(u64 *)({0} + 0) |= {1}", in(reg) word, in(reg) bits) };
 }
 
 /// Exchanges a word in a map, a full barrier; gives the old value.

@@ -19,7 +19,7 @@ use monitor_common::{
 use crate::{
     atomic,
     instance::{self, Subject},
-    kernel_field::{Address, current_task, field},
+    kernel_field::{Address, current_task, load},
     maps::{COUNTERS, EVENTS, VIOLATIONS},
     scratch::{STRING_AT, Scratch},
 };
@@ -63,11 +63,13 @@ fn identify(record: &mut Record, subject: &Subject) {
     record.tgid = (subject.ids >> 32) as u32;
     record.tid = subject.ids as u32;
     record.time_ns = instance::now_ns();
-    record.start_ns = instance::start_of(task);
-    record.ppid = instance::tgid_of(field!(task, task_real_parent));
-    let namespaces: Address = field!(task, task_nsproxy);
-    let mounts: Address = field!(namespaces, nsproxy_mnt_ns);
-    record.mnt_ns = field!(mounts, mnt_ns_inum);
+    let (leader, parent): (Address, Address) =
+        (load!(task, task_group_leader), load!(task, task_real_parent));
+    record.start_ns = load!(leader, task_start);
+    record.ppid = load!(parent, task_tgid);
+    let namespaces: Address = load!(task, task_nsproxy);
+    let mounts: Address = load!(namespaces, nsproxy_mnt_ns);
+    record.mnt_ns = load!(mounts, mnt_ns_inum);
     // SAFETY: these helpers have no preconditions; `comm` is as long as the helper is told.
     unsafe {
         record.uid = bpf_get_current_uid_gid() as u32;

@@ -6,7 +6,7 @@
 //! | new thread | shared, it has the tgid |
 //! | exec | kept |
 //! | last thread ends | removed |
-//! | table full | lsm: the fork is refused before; else the tree is killed |
+//! | table nearly full | lsm: the fork is refused; else the tree is killed, while all are tagged |
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
@@ -20,7 +20,7 @@ use monitor_common::{
 
 use crate::{
     atomic, emit,
-    kernel_field::{Address, field},
+    kernel_field::{Address, field, load},
     maps::{INSTANCES, POLICIES, TAG_COUNT, TAGS},
 };
 
@@ -128,7 +128,6 @@ pub fn insert(tgid: u32, tag: &Tag) -> bool {
     let fresh = tag_of(tgid).is_none();
     if let Err(errno) = TAGS.insert(tgid, tag, 0) {
         warn!((), "cannot tag process {} of instance {}: {}", tgid, tag.instance, errno);
-        emit::count(counter::TAG_FAILED);
         return false;
     }
     if fresh {
@@ -205,6 +204,15 @@ impl Subject {
 #[inline(always)]
 pub fn tgid_of(task: Address) -> u32 {
     field!(task, task_tgid)
+}
+
+/// Whether the last thread of a task's group has ended: it has no tag any more, and nothing
+/// reaches it.
+#[inline(always)]
+pub fn is_dead(task: Address) -> bool {
+    let signal: Address = load!(task, task_signal);
+    let live: i32 = load!(signal, signal_live);
+    live == 0
 }
 
 /// Start of a task's thread group leader.

@@ -1,10 +1,10 @@
 //! The course that every hook takes, and how the kinds of objects are described and judged.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{EbpfContext, programs::LsmContext};
 use monitor_common::{
-    policy::{InodeKey, access, class, set, verdict},
+    policy::{access, class, set, verdict},
     record::{change, did, flags, kind},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     instance::{self, Current, Subject},
     kernel_field::{Address, Span, current_task, field, offset, read},
     label,
-    path::{self, Place},
+    path::{self, Dentry, Place},
     policy::{self, Means},
     scratch::{Claim, Scratch},
 };
@@ -50,20 +50,32 @@ pub fn pointer(ctx: &LsmContext, index: usize) -> Address {
 /// enforce, when no scratch slot is free.
 #[inline(always)]
 pub fn lsm(kind: u8, describe: impl FnOnce(&mut Scratch, &Subject)) -> i32 {
+    lsm_noting(kind, |scratch, subject| {
+        describe(scratch, subject);
+        Noted::Yes
+    })
+}
+
+/// [`lsm`], where `describe` knows whether the event is to be recorded although it is allowed.
+#[inline(always)]
+pub fn lsm_noting(kind: u8, describe: impl FnOnce(&mut Scratch, &Subject) -> Noted) -> i32 {
     match instance::current() {
         Current::Untagged => 0,
         Current::Outlaw => refused(),
-        Current::Tagged(subject) => lsm_for(&subject, kind, describe),
+        Current::Tagged(subject) => result(run_noting(&subject, kind, Means::Refuse, describe)),
     }
 }
 
 /// [`lsm`] for a process that has been looked up.
 #[inline(always)]
 pub fn lsm_for(subject: &Subject, kind: u8, describe: impl FnOnce(&mut Scratch, &Subject)) -> i32 {
-    match run(subject, kind, Means::Refuse, describe) {
-        true => refused(),
-        false => 0,
-    }
+    result(run(subject, kind, Means::Refuse, describe))
+}
+
+/// What an LSM program returns.
+#[inline(always)]
+fn result(refuse: bool) -> i32 {
+    if refuse { refused() } else { 0 }
 }
 
 /// Describes, judges, carries out, records; true when the call is to be refused.
@@ -74,12 +86,37 @@ pub fn run(
     means: Means,
     describe: impl FnOnce(&mut Scratch, &Subject),
 ) -> bool {
+    run_noting(subject, kind, means, |scratch, subject| {
+        describe(scratch, subject);
+        Noted::Yes
+    })
+}
+
+/// Whether something that is allowed is to be recorded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// If the policy records events of this kind.
+    Yes,
+    /// No: another record is about the same, or nobody wants so many.
+    No,
+}
+
+/// [`run`], where `describe` knows whether the event is to be recorded although it is allowed.
+#[inline(always)]
+pub fn run_noting(
+    subject: &Subject,
+    kind: u8,
+    means: Means,
+    describe: impl FnOnce(&mut Scratch, &Subject) -> Noted,
+) -> bool {
     let Some(mut claim) = Claim::new() else { return subject.enforcing() };
     let scratch = claim.scratch();
     emit::begin(scratch, kind);
-    describe(scratch, subject);
+    let noted = describe(scratch, subject);
     let refuse = policy::enforce(&mut scratch.record, subject, means);
-    emit::send(scratch, subject);
+    if noted == Noted::Yes || scratch.record.decision.verdict > verdict::ALLOW {
+        emit::send(scratch, subject);
+    }
     refuse
 }
 
@@ -89,18 +126,17 @@ pub fn describe_inode(scratch: &mut Scratch, inode: Address) {
     if inode == 0 {
         return;
     }
-    let Scratch { record, inode: words, .. } = scratch;
+    let Scratch { record, words, .. } = scratch;
     let span = Span::copy(words, inode, offset!(inode_mode));
     let mode: u16 = span.get(offset!(inode_mode));
     let sb: Address = span.get(offset!(inode_sb));
-    record.inode = InodeKey {
-        ino: span.get(offset!(inode_ino)),
-        dev: field!(sb, sb_dev),
-        generation: span.get(offset!(inode_generation)),
-    };
+    record.inode.ino = span.get(offset!(inode_ino));
+    record.inode.generation = span.get(offset!(inode_generation));
     record.inode_mode = mode as u32;
     record.nlink = span.get(offset!(inode_nlink));
-    let magic: u64 = field!(sb, sb_magic);
+    let span = Span::copy(words, sb, offset!(sb_dev));
+    record.inode.dev = span.get(offset!(sb_dev));
+    let magic: u64 = span.get(offset!(sb_magic));
     record.fs_magic = magic as u32;
     if mode & S_IFMT == S_IFDIR {
         record.flags |= flags::DIRECTORY;
@@ -120,8 +156,7 @@ pub fn judge_place(
     extra: u32,
     asked: u8,
 ) {
-    path::resolve(scratch, position, place);
-    let labels = label::of_place(&place);
+    let labels = path::resolve(scratch, position, place);
     scratch.record.labels |= labels;
     policy::judge_path(scratch, subject, position, labels | extra, asked);
 }
@@ -130,17 +165,17 @@ pub fn judge_place(
 const FMODE_READ: u32 = 0x1;
 const FMODE_WRITE: u32 = 0x2;
 const FMODE_PATH: u32 = 0x4000;
-const FMODE_CREATED: u32 = 0x10_0000;
-const FMODE_EXEC_FLAG: u32 = 0x20;
+/// The open made the file.
+pub const FMODE_CREATED: u32 = 0x10_0000;
 // include/uapi/asm-generic/fcntl.h, as on x86-64.
 const O_TRUNC: u32 = 0o1000;
 const O_APPEND: u32 = 0o2000;
 const O_TMPFILE: u32 = 0o20_000_000;
 
-/// What an open file was opened for.
+/// An open file, and what it was opened for.
 pub struct Opened {
-    /// `struct file *`.
-    pub file: Address,
+    place: Place,
+    inode: Address,
     mode: u32,
     flags: u32,
 }
@@ -149,26 +184,16 @@ impl Opened {
     /// Reads a `struct file`.
     #[inline(always)]
     pub fn of(file: Address) -> Self {
-        Self { file, mode: field!(file, file_mode), flags: field!(file, file_flags) }
-    }
-
-    /// The open made the file.
-    #[inline(always)]
-    pub fn created(&self) -> bool {
-        self.mode & FMODE_CREATED != 0
-    }
-
-    /// Opened by execve, whose own hook judges it.
-    #[inline(always)]
-    pub fn for_exec(&self) -> bool {
-        self.flags & FMODE_EXEC_FLAG != 0
-    }
-
-    /// The second open that a stacked file system makes for one of its own.
-    #[inline(always)]
-    pub fn backing(&self, place: &Place) -> bool {
-        let inode: Address = field!(self.file, file_inode);
-        inode != place.inode() || place.is_beneath_stack()
+        let mut words = MaybeUninit::<[u64; 10]>::uninit();
+        let (mode, path) = (offset!(file_mode), offset!(file_path));
+        let span = Span::copy(&mut words, file, if mode < path { mode } else { path });
+        let mount = span.get(path + offset!(path_mnt));
+        Self {
+            place: Place { mount, dentry: span.get(path + offset!(path_dentry)) },
+            inode: span.get(offset!(file_inode)),
+            mode: span.get(mode),
+            flags: span.get(offset!(file_flags)),
+        }
     }
 
     /// What the open asks for; bits of the mode are bits of [`access`]. Without branches, as is
@@ -193,32 +218,34 @@ impl Opened {
     }
 }
 
-/// Describes and judges an open file.
+/// Describes and judges an open file. The second open that a stacked file system makes for one of
+/// its own is not noted.
 #[inline(always)]
-pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) {
-    let place = Place::of_file(opened.file);
-    let inode: Address = field!(opened.file, file_inode);
+pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) -> Noted {
+    let Opened { place, inode, .. } = *opened;
+    let entry = Dentry::of(place.dentry);
     describe_inode(scratch, inode);
     scratch.record.did = opened.did();
     let mut asked = opened.asked();
-    if opened.mode & FMODE_PATH != 0 || place.is_nameless() {
+    if opened.mode & FMODE_PATH != 0 || entry.name_len == 0 {
         asked = 0;
     }
     let foreign = if scratch.record.fs_magic == PROC_SUPER_MAGIC {
-        describe_owner(scratch, subject, inode, place.dentry)
+        describe_owner(scratch, subject, inode, &entry)
     } else {
         0
     };
-    if opened.backing(&place) {
+    if inode != entry.inode || place.is_beneath_stack(&entry) {
         // The stacked file has been judged by its own path: here only the sets have a say.
         let labels = label::of_inode(inode).own | label::of_any_name(inode);
         scratch.record.labels |= labels;
         let classes = labels | class::READ | class::WRITE;
         policy::judge_classes(&mut scratch.record, subject, classes, asked);
         scratch.record.classes = labels;
-        return;
+        return Noted::No;
     }
     judge_place(scratch, subject, 0, place, foreign, asked);
+    Noted::Yes
 }
 
 /// include/uapi/linux/magic.h.
@@ -230,17 +257,9 @@ const AUXV: u64 = u64::from_le_bytes(*b"auxv\0\0\0\0");
 /// The class of a procfs file that holds the environment or memory of a process outside the tree;
 /// told by file system and name of the dentry, wherever procfs is mounted.
 #[inline(always)]
-fn describe_owner(
-    scratch: &mut Scratch,
-    subject: &Subject,
-    inode: Address,
-    dentry: Address,
-) -> u32 {
-    let name = dentry.wrapping_add(offset!(dentry_name) as u64);
-    let length: u32 = field!(name, qstr_len);
-    let text: Address = field!(name, qstr_name);
-    let kept = if length >= 8 { return 0 } else { length };
-    let word: u64 = read::<u64>(text, 0) & ((1 << (8 * (kept & 7))) - 1);
+fn describe_owner(scratch: &mut Scratch, subject: &Subject, inode: Address, entry: &Dentry) -> u32 {
+    let kept = if entry.name_len >= 8 { return 0 } else { entry.name_len };
+    let word: u64 = read::<u64>(entry.name, 0) & ((1 << (8 * (kept & 7))) - 1);
     if word != ENVIRON && word != MEM && word != AUXV {
         return 0;
     }

@@ -2,7 +2,7 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel};
 use monitor_common::offsets::Offsets;
 
 /// Filled in by the loader from the running kernel's BTF.
@@ -27,7 +27,14 @@ macro_rules! field {
         $crate::kernel_field::read($base, $crate::kernel_field::offset!($field))
     };
 }
-pub(crate) use {field, offset};
+/// Reads a field through a pointer whose type the verifier knows: an argument of the hook, the
+/// running task, and what such a load gives. A plain load, where a checked copy would be a call.
+macro_rules! load {
+    ($base:expr, $field:ident) => {
+        $crate::kernel_field::load_at($base, $crate::kernel_field::offset!($field))
+    };
+}
+pub(crate) use {field, load, offset};
 
 /// Address of a kernel object. Never dereferenced: reads go through the kernel's checked copy.
 pub type Address = u64;
@@ -47,9 +54,9 @@ impl Plain for [u64; 3] {}
 /// Copies a value from kernel memory; zeros when the address is bad.
 #[inline(always)]
 pub fn read<T: Plain>(base: Address, offset: u32) -> T {
-    let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: the helper writes at most `size_of::<T>()` bytes to `value` and checks the source
-    // itself; `T: Plain` makes every outcome a value.
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper checks the source itself and writes `size_of::<T>()` bytes to `value` in
+    // any case; `T: Plain` makes every outcome a value.
     unsafe {
         bpf_probe_read_kernel(
             value.as_mut_ptr().cast::<c_void>(),
@@ -58,6 +65,15 @@ pub fn read<T: Plain>(base: Address, offset: u32) -> T {
         );
         value.assume_init()
     }
+}
+
+/// See [`load!`].
+#[inline(always)]
+pub fn load_at<T: Plain>(base: Address, offset: u32) -> T {
+    let address = base.wrapping_add(offset as u64) as *const T;
+    // SAFETY: the verifier lets only pointers of known types through, and the kernel makes a load
+    // from a stale one give 0.
+    unsafe { address.read_volatile() }
 }
 
 /// A piece of a kernel struct, copied at once into `WORDS` words of the caller's: the kernel's
@@ -71,16 +87,18 @@ pub struct Span<'a, const WORDS: usize> {
 impl<'a, const WORDS: usize> Span<'a, WORDS> {
     /// Copies from the word that holds the field at `first`; zeros when the address is bad.
     #[inline(always)]
-    pub fn copy(words: &'a mut [u64; WORDS], base: Address, first: u32) -> Self {
+    pub fn copy(words: &'a mut MaybeUninit<[u64; WORDS]>, base: Address, first: u32) -> Self {
         let from = first & !7;
-        // SAFETY: the helper writes at most as many bytes as the array has and checks the source.
-        unsafe {
+        // SAFETY: the helper checks the source and writes as many bytes as the array has in any
+        // case.
+        let words = unsafe {
             bpf_probe_read_kernel(
                 words.as_mut_ptr().cast::<c_void>(),
                 (WORDS * 8) as u32,
                 base.wrapping_add(from as u64) as *const c_void,
             );
-        }
+            words.assume_init_ref()
+        };
         Self { words, base, from }
     }
 
@@ -98,9 +116,9 @@ impl<'a, const WORDS: usize> Span<'a, WORDS> {
     }
 }
 
-/// The running task's `task_struct`.
+/// The running task's `task_struct`, for [`load!`]s.
 #[inline(always)]
 pub fn current_task() -> Address {
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_get_current_task() }
+    unsafe { bpf_get_current_task_btf() as Address }
 }

@@ -5,28 +5,38 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_log_ebpf::warn;
 use monitor_common::{
-    limits::PATH_DEPTH_MAX,
+    limits::{LABEL_FILTER_WORDS, PATH_DEPTH_MAX},
     policy::{InodeKey, Label},
     record::counter,
 };
 
 use crate::{
-    emit,
+    atomic, emit,
     kernel_field::{Address, field, offset},
-    maps::LABELS,
+    maps::{LABEL_FILTER, LABELS},
     path::{Dentry, Place},
 };
 
-/// Identity of an inode.
+/// Word and bit of an inode number in the filter.
 #[inline(always)]
-pub fn key_of(inode: Address) -> InodeKey {
-    key_on(field!(field!(inode, inode_sb), sb_dev), inode)
+fn filter_place(ino: u64) -> (u32, u64) {
+    // Fibonacci hashing: numbers that follow each other spread.
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let hash = (ino.wrapping_mul(GOLDEN) >> 32) as u32;
+    (hash >> 6 & (LABEL_FILTER_WORDS - 1), 1 << (hash & 63))
 }
 
-/// Identity of an inode of the file system on `dev`.
+/// Label of an inode of the file system on `dev`.
 #[inline(always)]
-fn key_on(dev: u32, inode: Address) -> InodeKey {
-    InodeKey { ino: field!(inode, inode_ino), dev, generation: field!(inode, inode_generation) }
+pub fn find(dev: u32, inode: Address) -> Option<&'static Label> {
+    let ino = field!(inode, inode_ino);
+    let (word, bit) = filter_place(ino);
+    // SAFETY: a map value; volatile because other CPUs set bits.
+    let bits = unsafe { core::ptr::read_volatile(LABEL_FILTER.get_ptr(word)?) };
+    if bits & bit == 0 {
+        return None;
+    }
+    of_key(&InodeKey { ino, dev, generation: field!(inode, inode_generation) })
 }
 
 #[inline(always)]
@@ -38,10 +48,7 @@ fn of_key(key: &InodeKey) -> Option<&'static Label> {
 /// Label of an inode.
 #[inline(always)]
 pub fn of_inode(inode: Address) -> Label {
-    if inode == 0 {
-        return Label::default();
-    }
-    of_key(&key_of(inode)).copied().unwrap_or_default()
+    find(field!(field!(inode, inode_sb), sb_dev), inode).copied().unwrap_or_default()
 }
 
 #[repr(C)]
@@ -56,14 +63,13 @@ struct Ancestors {
 
 #[inline(never)]
 extern "C" fn ascend(_index: u64, ancestors: *mut Ancestors) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context that `beneath` gave it.
+    // SAFETY: `bpf_loop` hands over the context that `from_ancestors` gave it.
     let ancestors = unsafe { &mut *ancestors };
     if ancestors.parent == ancestors.dentry {
         return 1;
     }
     let Dentry { parent, inode, .. } = Dentry::of(ancestors.parent);
-    let key = key_on(ancestors.dev, inode);
-    if let Some(label) = of_key(&key) {
+    if let Some(label) = find(ancestors.dev, inode) {
         ancestors.bits |= label.beneath;
     }
     ancestors.dentry = ancestors.parent;
@@ -72,22 +78,18 @@ extern "C" fn ascend(_index: u64, ancestors: *mut Ancestors) -> i64 {
 }
 
 /// Set bits of the directories above a dentry (`beneath`), followed to the root of its file system
-/// and not of its mount: bind mounts and chroots do not cut the chain. In the upper half those of
-/// the dentry's inode itself (`own`).
+/// and not of its mount: bind mounts and chroots do not cut the chain.
 ///
 /// A global function, which the verifier checks once for all its callers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn bits_of_dentry(dentry: Address) -> u64 {
+pub extern "C" fn from_ancestors(dentry: Address) -> u32 {
     let sb: Address = field!(dentry, dentry_sb);
-    let Dentry { parent, inode, .. } = Dentry::of(dentry);
+    let Dentry { parent, .. } = Dentry::of(dentry);
     let mut ancestors = Ancestors { dentry, parent, dev: field!(sb, sb_dev), bits: 0 };
-    let own = match of_key(&key_on(ancestors.dev, inode)) {
-        Some(label) if inode != 0 => label.own,
-        _ => 0,
-    };
-    // SAFETY: the callback and its context match.
-    let beneath = unsafe {
+    // SAFETY: the callback and its context match; volatile because the compiler does not see the
+    // callback write.
+    unsafe {
         bpf_loop(
             PATH_DEPTH_MAX,
             ascend as *mut c_void,
@@ -95,14 +97,7 @@ extern "C" fn bits_of_dentry(dentry: Address) -> u64 {
             0,
         );
         core::ptr::read_volatile(core::ptr::addr_of!(ancestors.bits))
-    };
-    (own as u64) << 32 | beneath as u64
-}
-
-/// Set bits that a dentry has from the directories above it.
-#[inline(always)]
-pub fn from_ancestors(dentry: Address) -> u32 {
-    bits_of_dentry(dentry) as u32
+    }
 }
 
 /// Set bits that an inode has from the directories above a name that the kernel has cached for it:
@@ -116,21 +111,24 @@ pub fn of_any_name(inode: Address) -> u32 {
     from_ancestors(first.wrapping_sub(offset!(dentry_alias) as u64))
 }
 
-/// Set bits of what stands at `place`: its own and those of the directories above it.
-#[inline(always)]
-pub fn of_place(place: &Place) -> u32 {
-    let bits = bits_of_dentry(place.dentry);
-    (bits >> 32) as u32 | bits as u32
-}
-
 /// Adds bits to the label of an inode.
 #[inline(always)]
 pub fn add(inode: Address, label: &Label) -> bool {
-    let key = key_of(inode);
+    let key = InodeKey {
+        ino: field!(inode, inode_ino),
+        dev: field!(field!(inode, inode_sb), sb_dev),
+        generation: field!(inode, inode_generation),
+    };
     let mut merged = of_key(&key).copied().unwrap_or_default();
     merged.own |= label.own;
     merged.beneath |= label.beneath;
     merged.above |= label.above;
+    // The filter first: a label that is found is never filtered out.
+    let (word, bit) = filter_place(key.ino);
+    if let Some(bits) = LABEL_FILTER.get_ptr_mut(word) {
+        // SAFETY: a map value that is only written atomically.
+        unsafe { atomic::or(bits, bit) };
+    }
     let Err(errno) = LABELS.insert(key, merged, 0) else { return true };
     emit::count(counter::LABEL_FAILED);
     warn!((), "cannot label inode {} of device {}: {}", key.ino, key.dev, errno);

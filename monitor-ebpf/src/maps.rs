@@ -59,6 +59,11 @@ pub static ADDRESSES: LpmTrie<AddressKey, AddressRules> =
 #[map]
 pub static LABELS: HashMap<InodeKey, Label> = HashMap::with_max_entries(limits::LABELS_MAX, 0);
 
+/// Which inode numbers may have a label: a bit for each value of a hash of theirs, so that the many
+/// that have none cost no look-up.
+#[map]
+pub static LABEL_FILTER: Array<u64> = Array::with_max_entries(limits::LABEL_FILTER_WORDS, 0);
+
 /// Ordinary events.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(limits::EVENTS_RING_BYTES, 0);
@@ -71,6 +76,6 @@ pub static VIOLATIONS: RingBuf = RingBuf::with_byte_size(limits::VIOLATIONS_RING
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
-/// Scratch slots; the loader sets the number to [`limits::SCRATCH_SLOTS_PER_CPU`] for each CPU.
+/// Scratch slots; the loader adds some on machines with many processors.
 #[map]
-pub static SCRATCH: Array<Scratch> = Array::with_max_entries(limits::SCRATCH_SLOTS_PER_CPU, 0);
+pub static SCRATCH: Array<Scratch> = Array::with_max_entries(limits::SCRATCH_SLOTS, 0);

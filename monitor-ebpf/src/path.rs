@@ -1,7 +1,7 @@
 //! Resolved paths from kernel objects: a walk over dentries and mounts up to the root of the mount
 //! namespace, whatever the process's own root is.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 use monitor_common::{
@@ -11,7 +11,8 @@ use monitor_common::{
 };
 
 use crate::{
-    kernel_field::{Address, Span, current_task, field, offset, read},
+    kernel_field::{Address, Span, current_task, field, load, offset, read},
+    label,
     maps::SCRATCH,
     scratch::{STRING_BYTES, Scratch},
 };
@@ -40,17 +41,10 @@ impl Place {
 
     /// Whether this is beneath the private copy of a mount that a stacked file system keeps.
     #[inline(always)]
-    pub fn is_beneath_stack(&self) -> bool {
+    pub fn is_beneath_stack(&self, entry: &Dentry) -> bool {
         let mount = self.mount.wrapping_sub(offset!(mount_mnt) as u64);
         let namespace: Address = field!(mount, mount_mnt_ns);
-        let parent: Address = field!(self.dentry, dentry_parent);
-        namespace >= ERROR_POINTERS && parent != self.dentry
-    }
-
-    /// Whether there is no name at all, as for pipes and sockets.
-    #[inline(always)]
-    pub fn is_nameless(&self) -> bool {
-        Dentry::of(self.dentry).name_len == 0
+        namespace >= ERROR_POINTERS && entry.parent != self.dentry
     }
 
     /// The inode, 0 for a name that does not exist yet.
@@ -66,15 +60,17 @@ pub struct Dentry {
     pub parent: Address,
     /// `d_inode`, 0 for a name that does not exist yet.
     pub inode: Address,
-    name: Address,
-    name_len: u32,
+    /// Where its name is.
+    pub name: Address,
+    /// Bytes of the name; 0 for what has none, as pipes and sockets.
+    pub name_len: u32,
 }
 
 impl Dentry {
     /// Reads it.
     #[inline(always)]
     pub fn of(dentry: Address) -> Self {
-        let mut words = [0; 4];
+        let mut words = MaybeUninit::<[u64; 4]>::uninit();
         let span = Span::copy(&mut words, dentry, offset!(dentry_parent));
         let name = offset!(dentry_name);
         Self {
@@ -92,6 +88,13 @@ struct Walk {
     dentry: Address,
     mount: Address,
     mount_root: Address,
+    /// A dentry whose ancestors' labels the walk does not come by; 0 when there is none.
+    rest: Address,
+    /// Device of the file system that labels are taken from: the object's own.
+    dev: u32,
+    /// Whether the walk is still on that file system.
+    at_home: u32,
+    labels: u32,
     at: u32,
     state: u32,
 }
@@ -108,8 +111,8 @@ const ERROR_POINTERS: Address = -4095_i64 as Address;
 #[inline(always)]
 fn root_of(mount: Address) -> u32 {
     let namespace: Address = field!(mount, mount_mnt_ns);
-    let namespaces: Address = field!(current_task(), task_nsproxy);
-    let own: Address = field!(namespaces, nsproxy_mnt_ns);
+    let namespaces: Address = load!(current_task(), task_nsproxy);
+    let own: Address = load!(namespaces, nsproxy_mnt_ns);
     // The kernel's own mounts (memfd, pipes, sockets) are in no namespace, and name what they hold
     // in ways that no path has.
     if namespace == own || namespace >= ERROR_POINTERS { ROOT } else { FOREIGN }
@@ -117,23 +120,33 @@ fn root_of(mount: Address) -> u32 {
 
 /// One component, or one mount crossing.
 #[inline(never)]
-extern "C" fn climb(_index: u64, walk: *mut Walk) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context that `resolve` gave it.
+extern "C" fn climb(index: u64, walk: *mut Walk) -> i64 {
+    // SAFETY: `bpf_loop` hands over the context that `resolve_in_slot` gave it.
     let walk = unsafe { &mut *walk };
     let dentry = walk.dentry;
+    let Dentry { parent, name: text, name_len, inode } = Dentry::of(dentry);
+    if walk.at_home != 0
+        && let Some(label) = label::find(walk.dev, inode)
+    {
+        walk.labels |= if index == 0 { label.own } else { label.beneath };
+    }
     if dentry == walk.mount_root {
+        if walk.at_home != 0 && parent != dentry {
+            // A bind mount: the chain of labels goes on beyond its root.
+            walk.rest = dentry;
+        }
+        walk.at_home = 0;
         let mount = walk.mount.wrapping_sub(offset!(mount_mnt) as u64);
-        let parent: Address = field!(mount, mount_parent);
-        if parent == mount {
+        let above: Address = field!(mount, mount_parent);
+        if above == mount {
             walk.state = root_of(mount);
             return 1;
         }
         walk.dentry = field!(mount, mount_mountpoint);
-        walk.mount = parent.wrapping_add(offset!(mount_mnt) as u64);
+        walk.mount = above.wrapping_add(offset!(mount_mnt) as u64);
         walk.mount_root = field!(walk.mount, vfsmount_root);
         return 0;
     }
-    let Dentry { parent, name: text, name_len, .. } = Dentry::of(dentry);
     let length = name_len & 0xff;
     if parent == dentry && length <= 1 {
         // The root of a file system, which is called `/`.
@@ -167,11 +180,17 @@ extern "C" fn climb(_index: u64, walk: *mut Walk) -> i64 {
 }
 
 /// Writes the path of `place` as the record's string number `position` and flags what is wrong
-/// with it. A path beyond the bounds stays empty.
+/// with it; a path beyond the bounds stays empty. Gives the set bits of what stands there: of its
+/// own label and of those of the directories above it.
 #[inline(always)]
-pub fn resolve(scratch: &mut Scratch, position: usize, place: Place) {
-    resolve_in_slot(scratch.lend(), position as u32, place.mount, place.dentry);
+pub fn resolve(scratch: &mut Scratch, position: usize, place: Place) -> u32 {
+    let labels = resolve_in_slot(scratch.lend(), position as u32, place.mount, place.dentry);
     scratch.settle();
+    // Not from inside of that function: the stacks of all that call each other are limited.
+    match scratch.unseen {
+        0 => labels,
+        dentry => labels | label::from_ancestors(dentry),
+    }
 }
 
 /// [`resolve`] as a global function, which the verifier checks once for all its callers.
@@ -181,11 +200,16 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
     let Some(slot) = SCRATCH.get_ptr_mut(index) else { return 0 };
     // SAFETY: the caller has claimed the slot and does not touch it meanwhile.
     let scratch = unsafe { &mut *slot };
+    let sb: Address = field!(dentry, dentry_sb);
     let mut walk = Walk {
         buffer: scratch.walk.as_mut_ptr(),
         dentry,
         mount,
         mount_root: field!(mount, vfsmount_root),
+        rest: 0,
+        dev: field!(sb, sb_dev),
+        at_home: 1,
+        labels: 0,
         at: PATH_MAX as u32 - 1,
         state: GOING,
     };
@@ -198,16 +222,13 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
             0,
         );
     }
-    // SAFETY: a local; volatile because the compiler does not see the callback write.
-    let (at, state) = unsafe {
-        (
-            core::ptr::read_volatile(core::ptr::addr_of!(walk.at)),
-            core::ptr::read_volatile(core::ptr::addr_of!(walk.state)),
-        )
-    };
+    // To the compiler the callback may have written to it.
+    let walk = core::hint::black_box(&mut walk);
+    let Walk { at, state, labels, .. } = *walk;
+    scratch.unseen = if state == GOING && walk.at_home != 0 { walk.dentry } else { walk.rest };
     if state == GOING {
         scratch.record.flags |= flags::TRUNCATED;
-        return 0;
+        return labels;
     }
     match state {
         DETACHED => scratch.record.flags |= flags::DETACHED,
@@ -216,7 +237,7 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
     }
     let length = (PATH_MAX as u32 - 1).wrapping_sub(at) & 0xfff;
     set(scratch, position as usize & 3, length, at & 0xfff);
-    1
+    labels
 }
 
 /// Copies `length` bytes at `from` of the walk buffer to a string, NUL-padded to a whole word.

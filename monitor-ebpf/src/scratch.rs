@@ -2,17 +2,19 @@
 //!
 //! A per-CPU buffer is not private: a hook can be preempted, and another task's hook then runs on
 //! the same CPU. So a slot is claimed with an atomic flag and released when the claim is dropped.
+//! There are more slots than processors: under `preempt=full` every runnable task can be in the
+//! middle of a hook.
 
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_loop};
 use aya_log_ebpf::warn;
 use monitor_common::{
-    limits::{PATH_MAX, SCRATCH_SLOTS_PER_CPU},
+    limits::{PATH_MAX, SCRATCH_SLOTS},
     record::{Record, counter},
 };
 
-use crate::{atomic, emit, maps::SCRATCH};
+use crate::{atomic, emit, kernel_field::Address, maps::SCRATCH};
 
 /// Room for one string of a record while it is built; the last one, the arguments, has more.
 pub const STRING_BYTES: usize = PATH_MAX + 8;
@@ -24,6 +26,11 @@ const STRINGS_BYTES: usize = 32768 + 16384;
 /// Room of the path walk: it fills from the end and may overrun by one name.
 const WALK_BYTES: usize = PATH_MAX + 512;
 
+/// Number of slots, [`SCRATCH_SLOTS`] or more; the loader sets it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata")]
+static SLOTS: u32 = SCRATCH_SLOTS;
+
 /// One slot.
 #[repr(C)]
 pub struct Scratch {
@@ -31,8 +38,10 @@ pub struct Scratch {
     /// Position of this slot in its map, for functions that the verifier checks by themselves and
     /// that can be handed numbers only.
     pub index: u64,
-    /// Where an inode is read to: `i_mode` to `i_generation`.
-    pub inode: [u64; 16],
+    /// A dentry whose ancestors' labels the last walk did not come by, 0 when there is none.
+    pub unseen: Address,
+    /// Where kernel structs are copied to.
+    pub words: MaybeUninit<[u64; 16]>,
     /// The record; its strings follow without a gap when it is emitted.
     pub record: Record,
     /// Strings at [`STRING_AT`].
@@ -67,29 +76,67 @@ pub struct Claim {
     slot: *mut Scratch,
 }
 
+#[repr(C)]
+struct Search {
+    first: u32,
+    /// Position of the claimed slot and one more, 0 while there is none.
+    found: u32,
+}
+
+#[inline(never)]
+extern "C" fn try_slot(index: u64, search: *mut Search) -> i64 {
+    // SAFETY: `bpf_loop` hands over the context that `claim_slot` gave it.
+    let search = unsafe { &mut *search };
+    // SAFETY: a static integer; volatile because the loader sets it.
+    let slots = unsafe { core::ptr::read_volatile(core::ptr::addr_of!(SLOTS)) };
+    let at = search.first.wrapping_add(index as u32);
+    let at = if at >= slots { at.wrapping_sub(slots) } else { at };
+    let Some(slot) = SCRATCH.get_ptr_mut(at) else { return 0 };
+    // SAFETY: a map value lives as long as the program; the flag is only ever accessed atomically.
+    if unsafe { atomic::swap(core::ptr::addr_of_mut!((*slot).claimed), 1) } != 0 {
+        return 0;
+    }
+    search.found = at + 1;
+    1
+}
+
+/// Claims a slot, this CPU's own if it is free; its position and one more, 0 when all are in use.
+///
+/// A global function, which the verifier checks once for all its callers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn claim_slot() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    let first = unsafe { bpf_get_smp_processor_id() };
+    let mut search = Search { first, found: 0 };
+    if try_slot(0, &mut search) == 0 {
+        // SAFETY: the callback and its context match.
+        unsafe {
+            bpf_loop(
+                core::ptr::read_volatile(core::ptr::addr_of!(SLOTS)),
+                try_slot as *mut c_void,
+                core::ptr::addr_of_mut!(search).cast::<c_void>(),
+                0,
+            );
+        }
+    }
+    // SAFETY: a local; volatile because the compiler does not see the callback write.
+    unsafe { core::ptr::read_volatile(core::ptr::addr_of!(search.found)) }
+}
+
 impl Claim {
-    /// Claims a slot of this CPU; `None`, counted, when all are in use.
+    /// Claims a slot; `None`, counted, when all are in use.
     #[inline(always)]
     pub fn new() -> Option<Self> {
-        // SAFETY: the helper has no preconditions.
-        let cpu = unsafe { bpf_get_smp_processor_id() };
-        let mut i = 0;
-        while i < SCRATCH_SLOTS_PER_CPU {
-            let index = cpu * SCRATCH_SLOTS_PER_CPU + i;
-            if let Some(slot) = SCRATCH.get_ptr_mut(index) {
-                // SAFETY: a map value lives as long as the program; the flag is only ever
-                // accessed atomically.
-                if unsafe { atomic::swap(core::ptr::addr_of_mut!((*slot).claimed), 1) } == 0 {
-                    // SAFETY: the slot is ours now.
-                    unsafe { (*slot).index = index as u64 };
-                    return Some(Self { slot });
-                }
-            }
-            i += 1;
-        }
-        emit::count(counter::SCRATCH_EXHAUSTED);
-        warn!((), "no scratch slot is free on cpu {}", cpu);
-        None
+        let index = claim_slot().wrapping_sub(1);
+        let Some(slot) = SCRATCH.get_ptr_mut(index) else {
+            emit::count(counter::SCRATCH_EXHAUSTED);
+            warn!((), "no scratch slot is free");
+            return None;
+        };
+        // SAFETY: the slot is ours now.
+        unsafe { (*slot).index = index as u64 };
+        Some(Self { slot })
     }
 
     /// The slot.

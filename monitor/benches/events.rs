@@ -16,8 +16,8 @@ use mcp_monitor::{
     decode::{blank, decode, encode},
     enrich::{Clock, Enricher, Merge},
     event::Event,
-    segment::{Header, Recording, verify},
-    sink::recording::{Destination, SegmentWriter},
+    segment::{Header, Recording, Trust, verify},
+    sink::recording::{Destination, RecordingOptions, SegmentWriter},
 };
 use monitor_common::{policy::InodeKey, record};
 use nix::time::{ClockId, clock_gettime};
@@ -103,7 +103,8 @@ fn cpu_time() -> Result<Duration> {
 fn record_all(path: &Path, records: &[Vec<u8>]) -> Result<u64> {
     let _ = fs::remove_file(path);
     let header = Header::of_host("lsm", &[])?;
-    let mut writer = SegmentWriter::open(Destination::File(path.to_owned()), header)?;
+    let (destination, options) = (Destination::File(path.to_owned()), RecordingOptions::default());
+    let mut writer = SegmentWriter::open(destination, header, options, None)?;
     let (mut enriched, mut merge) = (Vec::new(), Merge::default());
     let mut enricher = enricher(&mut enriched)?;
     let mut done = 0;
@@ -174,7 +175,7 @@ fn steps(live: PathBuf, recording: &Path) -> Result<Vec<Step>> {
             Ok(EVENTS)
         }),
         step("verify", move || {
-            let report = verify(&Recording::file(&path));
+            let report = verify(&Recording::file(&path), &Trust::default());
             anyhow::ensure!(report.bad.is_none(), "{:?}", report.bad);
             Ok(report.lines)
         }),

@@ -18,7 +18,7 @@ use crate::{
     respond::argument,
     rules::Compiled,
     sink::{
-        recording::{SegmentWriter, Totals},
+        recording::{Notice, SegmentWriter, Totals},
         summary::Summary,
         terminal::Terminal,
     },
@@ -43,6 +43,18 @@ pub struct Sinks<W> {
     pub summary: Summary,
     /// Whose the recording is.
     pub account: Account,
+}
+
+impl<W: Write> Sinks<W> {
+    /// Tells the sinks beside the recording what happened to it.
+    fn beside(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Lost(event) => self.terminal.event(event),
+            Notice::Checkpoint(chain, checkpoint) => self.terminal.checkpoint(*chain, checkpoint),
+            // Too late for the stream.
+            Notice::Agent { message, .. } => self.terminal.say(message),
+        }
+    }
 }
 
 /// From rings to sinks.
@@ -181,7 +193,18 @@ impl<W: Write> Pipeline<W> {
         self.enricher.tick(clock::boot_ns(), &mut self.events);
         self.enricher.losses(&counters()?, self.delivered, &mut self.events);
         self.deliver();
+        self.notices();
         Ok(())
+    }
+
+    /// Passes on what the recording has to say: into the stream, or to the sinks beside it.
+    fn notices(&mut self) {
+        for notice in self.sinks.recording.notices() {
+            match notice {
+                Notice::Agent { action, message } => self.agent(0, action, &message),
+                notice => self.sinks.beside(&notice),
+            }
+        }
     }
 
     /// Takes everything that is left once nothing is produced any more. The sinks are closed, and
@@ -195,16 +218,20 @@ impl<W: Write> Pipeline<W> {
             self.pass_on(clock::boot_ns());
         }
         self.pass_on(u64::MAX);
-        self.enricher.finish(clock::boot_ns(), &mut self.events);
+        self.enricher.end(&mut self.events);
         let counters = counters();
         if let Ok(counters) = &counters {
             self.enricher.close_losses(counters, self.delivered, &mut self.events);
         }
         self.deliver();
+        self.notices();
         let totals = {
             let _identity = self.sinks.account.assume_for_files();
             self.sinks.recording.finish()
         };
+        for notice in self.sinks.recording.notices() {
+            self.sinks.beside(&notice);
+        }
         counters.map(|_| (self.sinks, totals))
     }
 }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use crate::elsewhere;
 use crate::leftovers;
 use crate::registry::{Backend, Skip};
 use crate::run::{MARKER, Run};
@@ -156,6 +157,11 @@ impl Lab {
 
     pub(crate) fn marker(&self) -> &str {
         &self.marker
+    }
+
+    /// Replays everything that was recorded: see [`elsewhere`].
+    pub(crate) fn replay_all(&self) -> Result<()> {
+        elsewhere::replay_all(self.folder(), &self.monitor()?)
     }
 
     /// Whether processes of this test still run; they are ended then.

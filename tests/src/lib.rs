@@ -45,12 +45,16 @@
 //! Where the backends differ, ask [`Lab::backend`]. Where the machine lacks what a test needs,
 //! return [`skip`] with the reason; CI fails if a test is skipped on every kernel.
 //!
+//! After each test that passes every recording beneath the fixture's folder is replayed in an empty
+//! root directory, and must give the recorded alerts, byte for byte.
+//!
 //! After each test the runner checks that no process, cgroup, pin or BPF link of it remains, and
 //! ends what is left, also when the test failed.
 
 pub mod behaviour;
 pub mod cases;
 pub mod demo;
+mod elsewhere;
 mod events;
 pub mod guard;
 mod lab;

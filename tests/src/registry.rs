@@ -97,7 +97,7 @@ pub fn trials(tests: impl Iterator<Item = Test>, backend: Backend) -> Vec<Trial>
 fn perform(test: Test, backend: Backend) -> Result<Completion, Failed> {
     let before = Baseline::take();
     let result = Lab::new(backend).context("cannot make the fixture").and_then(|lab| {
-        let caught = catch(|| (test.body)(&lab));
+        let caught = catch(|| (test.body)(&lab).and_then(|()| lab.replay_all()));
         let ended = lab.end();
         caught.and(ended)
     });

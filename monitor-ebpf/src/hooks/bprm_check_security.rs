@@ -3,51 +3,32 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use monitor_common::{
-    policy::{access, verdict},
+    policy::access,
     record::{flags, kind},
 };
 
 use crate::{
-    emit,
-    instance::{self, Current, Subject},
-    judge,
+    instance::Subject,
+    judge::{self, Noted},
     kernel_field::{Address, field},
     path::Place,
-    policy::{self, Means},
-    scratch::Claim,
+    scratch::Scratch,
 };
 
 /// `int bprm_check_security(struct linux_binprm *bprm)`
 #[lsm(hook = "bprm_check_security")]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let bprm = judge::pointer(&ctx, 0);
-    match instance::current() {
-        Current::Untagged => 0,
-        Current::Outlaw => judge::refused(),
-        Current::Tagged(subject) => judge_program(&subject, field!(bprm, binprm_file)),
-    }
-}
-
-/// Refuses when no scratch slot is free, in enforce.
-#[inline(always)]
-fn judge_program(subject: &Subject, file: Address) -> i32 {
-    let Some(mut claim) = Claim::new() else {
-        return if subject.enforcing() { judge::refused() } else { 0 };
-    };
-    let scratch = claim.scratch();
-    emit::begin(scratch, kind::EXEC);
-    scratch.record.flags |= flags::CHECK;
-    judge_executable(scratch, subject, file);
-    let refuse = policy::enforce(&mut scratch.record, subject, Means::Refuse);
-    if scratch.record.decision.verdict > verdict::ALLOW {
-        emit::send(scratch, subject);
-    }
-    if refuse { judge::refused() } else { 0 }
+    judge::lsm_noting(kind::EXEC, |scratch, subject| {
+        scratch.record.flags |= flags::CHECK;
+        judge_executable(scratch, subject, field!(bprm, binprm_file));
+        Noted::No
+    })
 }
 
 /// Describes and judges the file of an exec.
 #[inline(always)]
-pub fn judge_executable(scratch: &mut crate::scratch::Scratch, subject: &Subject, file: Address) {
+pub fn judge_executable(scratch: &mut Scratch, subject: &Subject, file: Address) {
     let inode: Address = field!(file, file_inode);
     judge::describe_inode(scratch, inode);
     if scratch.record.nlink == 0 {

@@ -12,7 +12,7 @@ use monitor_common::{
 
 use crate::{
     emit, instance,
-    kernel_field::{Address, current_task, field, read},
+    kernel_field::{Address, current_task, field, load, read},
     label,
     maps::POLICIES,
     policy,
@@ -88,15 +88,15 @@ pub extern "C" fn control_classify(ctx: *mut c_void) -> i32 {
     policy::classify(scratch, 0, policy) as i32
 }
 
-/// The `struct file` behind a descriptor of a task, 0 when there is none.
+/// The `struct file` behind a descriptor of a task that [`load!`] can read, 0 when there is none.
 #[inline(always)]
 pub fn file_of(task: Address, descriptor: u64) -> Address {
-    let files: Address = field!(task, task_files);
-    let table: Address = field!(files, files_fdt);
-    let size: u32 = field!(table, fdt_max);
+    let files: Address = load!(task, task_files);
+    let table: Address = load!(files, files_fdt);
+    let size: u32 = load!(table, fdt_max);
     if descriptor >= size as u64 {
         return 0;
     }
-    let entries: Address = field!(table, fdt_fd);
+    let entries: Address = load!(table, fdt_fd);
     read(entries.wrapping_add(descriptor * 8), 0)
 }

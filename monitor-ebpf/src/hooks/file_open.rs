@@ -1,48 +1,29 @@
 //! Opens, on kernel objects: whichever call or io_uring request they come from.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use monitor_common::{policy::verdict, record::kind};
+use monitor_common::record::kind;
 
 use crate::{
-    emit,
-    instance::{self, Current, Subject},
-    judge::{self, Opened},
-    kernel_field::{Address, field},
+    judge::{self, FMODE_CREATED, Noted, Opened},
+    kernel_field::load,
     label,
     path::Place,
-    policy::{self, Means},
-    scratch::Claim,
 };
 
-/// `int file_open(struct file *file)`
+/// `__FMODE_EXEC` of include/linux/fs.h.
+const FMODE_EXEC_FLAG: u32 = 0x20;
+
+/// `int file_open(struct file *file)`. Opens that execve makes are judged by its own hook.
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
-    let opened = Opened::of(judge::pointer(&ctx, 0));
-    if opened.created() {
-        let inode: Address = field!(opened.file, file_inode);
-        label::inherit(inode, &Place::of_file(opened.file));
+    let file = judge::pointer(&ctx, 0);
+    let mode: u32 = load!(file, file_mode);
+    if mode & FMODE_CREATED != 0 {
+        label::inherit(load!(file, file_inode), &Place::of_file(judge::address(&ctx, 0)));
     }
-    match instance::current() {
-        Current::Untagged => 0,
-        Current::Outlaw => judge::refused(),
-        Current::Tagged(_) if opened.for_exec() => 0,
-        Current::Tagged(subject) => judge_open(&subject, &opened),
-    }
-}
-
-/// Refuses when no scratch slot is free, in enforce.
-#[inline(always)]
-fn judge_open(subject: &Subject, opened: &Opened) -> i32 {
-    let Some(mut claim) = Claim::new() else {
-        return if subject.enforcing() { judge::refused() } else { 0 };
-    };
-    let scratch = claim.scratch();
-    emit::begin(scratch, kind::OPEN);
-    judge::judge_file(scratch, subject, opened);
-    let refuse = policy::enforce(&mut scratch.record, subject, Means::Refuse);
-    let seen_before = opened.backing(&Place::of_file(opened.file));
-    if !seen_before || scratch.record.decision.verdict > verdict::ALLOW {
-        emit::send(scratch, subject);
-    }
-    if refuse { judge::refused() } else { 0 }
+    let flags: u32 = load!(file, file_flags);
+    judge::lsm_noting(kind::OPEN, |scratch, subject| match flags & FMODE_EXEC_FLAG {
+        0 => judge::judge_file(scratch, subject, &Opened::of(file)),
+        _ => Noted::No,
+    })
 }

@@ -29,6 +29,7 @@ mod sb_mount;
 mod sched_process_exec;
 mod sched_process_exit;
 mod sched_process_fork;
+mod signal_generate;
 mod sock_addr;
 mod sock_create;
 mod socket_bind;

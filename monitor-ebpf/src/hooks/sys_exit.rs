@@ -11,7 +11,7 @@ use core::ffi::c_void;
 use monitor_common::{
     limits::PATH_MAX,
     policy::{access, class, set},
-    record::{SECOND, change, flags, kind, process},
+    record::{SECOND, change, flags, kind},
     syscall::{self, COMPAT_AT, Call, NO_ARGUMENT, action},
 };
 
@@ -19,7 +19,7 @@ use crate::{
     argument::{self, Arguments},
     instance::{self, Current, Subject},
     judge::{self, Opened},
-    kernel_field::{Address, current_task, field},
+    kernel_field::{Address, current_task, field, load},
     maps::{CALLS, HANDLERS},
     network::{self, AF_INET, AF_INET6, AF_UNIX},
     path::Place,
@@ -104,10 +104,10 @@ fn handle(ctx: &BtfTracePointContext, judge: impl FnOnce(&Subject, &Call, Argume
 
 #[inline(always)]
 fn call_of(ctx: &BtfTracePointContext) -> Option<(&'static Call, Arguments)> {
-    let status: u32 = field!(current_task(), task_status);
+    let status: u32 = load!(current_task(), task_status);
     let compat = status & TS_COMPAT != 0;
     let registers = ctx.arg::<*const c_void>(0) as Address;
-    let number: u64 = field!(registers, regs_orig_ax);
+    let number: u64 = load!(registers, regs_orig_ax);
     if number >= COMPAT_AT as u64 {
         return None;
     }
@@ -248,14 +248,9 @@ fn other(subject: &Subject, call: &Call, arguments: Arguments) {
         action::BPF => kind::BPF,
         _ => kind::NAMESPACE,
     };
-    let signal = if call.second_path == NO_ARGUMENT { 0 } else { arguments.get(call.second_path) };
-    if call.op == process::SIGNAL && kind == kind::PROCESS && signal == 0 {
-        return;
-    }
     judge::run(subject, kind, Means::KillOnly, |scratch, subject| {
         scratch.record.flags |= flags::AFTER | compat_flag(arguments);
         scratch.record.op = call.op;
-        scratch.record.detail = signal as u32;
         match kind {
             kind::PROCESS => reach(scratch, subject, call, arguments),
             kind::IO_URING => {}
@@ -280,14 +275,9 @@ fn reach(scratch: &mut Scratch, subject: &Subject, call: &Call, arguments: Argum
         judge::describe_target(scratch, judge::task_of_pid(pid));
     } else {
         scratch.record.flags |= flags::ARGUMENT;
-        let number = arguments.get(call.path) as i32;
-        if number <= 0 && number != -1 {
-            // The process's own group, or one it names: where they are is not told.
-            return;
-        }
-        scratch.record.target.tgid = number as u32;
-        scratch.record.target.instance =
-            instance::tag_of(number as u32).map_or(0, |tag| tag.instance);
+        let number = arguments.get(call.path) as u32;
+        scratch.record.target.tgid = number;
+        scratch.record.target.instance = instance::tag_of(number).map_or(0, |tag| tag.instance);
     }
     if scratch.record.target.instance != subject.tag.instance {
         judge::judge_set(scratch, subject, set::PROCESSES);

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use monitor_common::record::{kind, process};
 
-use crate::judge;
+use crate::{instance, judge};
 
 /// `int task_kill(struct task_struct *p, struct kernel_siginfo *info, int sig,
 /// const struct cred *cred)`
@@ -14,6 +14,10 @@ pub fn task_kill(ctx: LsmContext) -> i32 {
         return 0;
     }
     let task = judge::pointer(&ctx, 0);
+    if instance::is_dead(task) {
+        // Without effect, and without a tag that would tell whose it was.
+        return 0;
+    }
     judge::lsm(kind::PROCESS, |scratch, subject| {
         judge::judge_target(scratch, subject, task, process::SIGNAL, signal);
     })

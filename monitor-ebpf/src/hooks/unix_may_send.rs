@@ -5,12 +5,8 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use monitor_common::record::kind;
 
 use crate::{
-    emit,
-    instance::{self, Current, Subject},
-    judge,
+    judge::{self, Noted},
     kernel_field::{Address, field},
-    policy::{self, Means},
-    scratch::Claim,
     unix_socket,
 };
 
@@ -18,25 +14,10 @@ use crate::{
 #[lsm(hook = "unix_may_send")]
 pub fn unix_may_send(ctx: LsmContext) -> i32 {
     let other: Address = field!(judge::pointer(&ctx, 1), socket_sk);
-    match instance::current() {
-        Current::Untagged => 0,
-        Current::Outlaw => judge::refused(),
-        Current::Tagged(subject) => judge_send(&subject, other),
-    }
-}
-
-/// Refuses when no scratch slot is free, in enforce.
-#[inline(always)]
-fn judge_send(subject: &Subject, other: Address) -> i32 {
-    let Some(mut claim) = Claim::new() else {
-        return if subject.enforcing() { judge::refused() } else { 0 };
-    };
-    let scratch = claim.scratch();
-    emit::begin(scratch, kind::UNIX);
-    if !unix_socket::judge_sock(scratch, subject, other, unix_socket::TO_SOCKET) {
-        return 0;
-    }
-    let refuse = policy::enforce(&mut scratch.record, subject, Means::Refuse);
-    emit::send(scratch, subject);
-    if refuse { judge::refused() } else { 0 }
+    judge::lsm_noting(kind::UNIX, |scratch, subject| {
+        match unix_socket::judge_sock(scratch, subject, other, unix_socket::TO_SOCKET) {
+            true => Noted::Yes,
+            false => Noted::No,
+        }
+    })
 }

@@ -2,9 +2,11 @@
 
 mod check;
 mod explain;
+mod replay;
 mod report;
 mod rule_options;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -33,8 +35,10 @@ struct Arguments {
 enum Verb {
     Check(check::Arguments),
     Explain(explain::Arguments),
+    Replay(replay::Arguments),
     Report(report::Arguments),
     Run(run::Arguments),
+    Verify(verify::Arguments),
 }
 
 /// An error with its causes, each said once: many messages hold their cause already.
@@ -55,7 +59,9 @@ pub fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
+        Verb::Replay(arguments) => replay::main(&arguments),
         Verb::Report(arguments) => report::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),
+        Verb::Verify(arguments) => verify::main(&arguments),
     }
 }

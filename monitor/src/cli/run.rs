@@ -9,7 +9,7 @@ use std::{
     ffi::OsString,
     fs::File,
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -17,18 +17,19 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
+use ed25519_dalek::SigningKey;
 
 use self::watch::Run;
 use crate::{
     enrich::{Clock, Enricher},
-    event::{PolicyText, SourceText},
+    event::{PolicyText, Privacy, Veil},
     kernel::{Backend, Kernel, KernelError, Options, Slot},
     launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
     pipeline::{Pipeline, Sinks},
-    rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath, SourceKind},
-    segment::Header,
+    rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
+    segment::{Header, key},
     sink::{
-        recording::{Destination, Limits, SegmentWriter},
+        recording::{Destination, RecordingOptions, SegmentWriter},
         stderr::Stderr,
         summary::Summary,
         terminal::Terminal,
@@ -65,6 +66,12 @@ pub struct Arguments {
     /// Record events here [default: a bounded recording in $XDG_STATE_HOME/mcp-monitor]
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
+    /// What of the arguments of programs is recorded and shown
+    #[arg(long, value_name = "HOW", default_value = "full")]
+    privacy: Privacy,
+    /// Sign checkpoints of the recording with this key; made when missing
+    #[arg(long, value_name = "FILE", default_value = key::HOST_KEY)]
+    key: PathBuf,
     /// Print what the kernel programs log about their own faults
     #[arg(long)]
     diagnostics: bool,
@@ -109,7 +116,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let signals = Signals::block().context("cannot take over signals")?;
     let mut kernel = load_kernel(arguments, loaded.mode)?;
     let (instance, cgroup) = Cgroup::create(random)?;
-    let recording = open_recording(arguments, &account, &loaded, &kernel, instance)?;
+    let key = signing_key(arguments);
+    let veil = Veil::new(arguments.privacy, key.as_ref().map(SigningKey::as_bytes))?;
+    let policy = veil.policy(loaded.text(POLICY, instance));
+    let recording = open_recording(arguments, &account, policy, &kernel, key)?;
     let slot = kernel.install(POLICY, &compiled)?;
     label(&mut kernel, &compiled)?;
 
@@ -125,7 +135,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
     enricher.explain(POLICY, compiled.clone());
-    let terminal = Terminal::new(Stderr::new(), terminal_colour());
+    enricher.veil(veil);
+    let interactive = io::stderr().is_terminal();
+    let terminal = Terminal::new(Stderr::new(), interactive && !colour_refused());
+    let terminal = terminal.with_checkpoints(!interactive);
     let sinks = Sinks { recording, terminal, summary: Summary::default(), account };
     let pipeline = Pipeline::new(rings, enricher, compiled, sinks);
     let name = loaded.server;
@@ -203,21 +216,34 @@ fn random() -> u32 {
 fn open_recording(
     arguments: &Arguments,
     account: &Account,
-    loaded: &Loaded,
+    policy: PolicyText,
     kernel: &Kernel,
-    instance: u32,
+    key: Option<SigningKey>,
 ) -> anyhow::Result<SegmentWriter> {
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
-    header.policies = vec![policy_text(loaded, instance)];
     let destination = match &arguments.events {
         Some(file) => Destination::File(file.clone()),
-        None => default_recording(account, &loaded.server, instance),
+        None => default_recording(account, &policy.server, policy.instance),
+    };
+    header.policies = vec![policy];
+    let options = RecordingOptions {
+        privacy: arguments.privacy,
+        key: arguments.key.clone(),
+        ..RecordingOptions::default()
     };
     let _identity = account.assume_for_files();
-    SegmentWriter::open(destination, header).map_err(|error| {
+    SegmentWriter::open(destination, header, options, key).map_err(|error| {
         anyhow!("{error}: name a file that user {} may write with --events", account.name)
     })
+}
+
+/// The key of the host, which the server cannot read unless it is root. Without one the server is
+/// watched all the same.
+fn signing_key(arguments: &Arguments) -> Option<SigningKey> {
+    key::open(&arguments.key)
+        .inspect_err(|error| say(&format!("the recording is not signed: {error}")))
+        .ok()
 }
 
 fn default_recording(account: &Account, server: &str, instance: u32) -> Destination {
@@ -227,35 +253,6 @@ fn default_recording(account: &Account, server: &str, instance: u32) -> Destinat
     Destination::Directory {
         directory: state.join("mcp-monitor"),
         stream: format!("{server}-{instance}"),
-        limits: Limits::default(),
-    }
-}
-
-fn policy_text(loaded: &Loaded, instance: u32) -> PolicyText {
-    let kind = |kind| match kind {
-        SourceKind::Server => "server",
-        SourceKind::Include => "include",
-        SourceKind::Set => "set",
-    };
-    PolicyText {
-        policy: POLICY,
-        server: loaded.server.clone(),
-        instance,
-        mode: match loaded.mode {
-            Mode::Observe => "observe".to_owned(),
-            Mode::Enforce => "enforce".to_owned(),
-        },
-        sources: loaded
-            .sources
-            .iter()
-            .map(|source| SourceText {
-                kind: kind(source.kind).to_owned(),
-                name: source.name.clone(),
-                path: source.path.clone(),
-                text: source.text.clone(),
-            })
-            .collect(),
-        bindings: loaded.bindings.clone(),
     }
 }
 
@@ -295,8 +292,6 @@ fn start(
     Ok(server)
 }
 
-fn terminal_colour() -> bool {
-    use std::io::IsTerminal as _;
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stderr().is_terminal() && !refused
+fn colour_refused() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }

@@ -175,6 +175,7 @@ pub(crate) fn subject(body: &Body) -> Bytes {
         | Body::Change { file, .. }
         | Body::Mount { file, .. }
         | Body::Unix { file } => file.path.clone(),
+        Body::Listen(Contact { file: Some(file), .. }) => file.path.clone(),
         Body::Connect(contact)
         | Body::Send(contact)
         | Body::Bind(contact)

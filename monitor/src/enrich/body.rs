@@ -7,14 +7,14 @@ use monitor_common::{
 
 use crate::{
     decode::Decoded,
-    event::{Body, Bytes, Contact, Exec, File},
+    event::{Body, Bytes, Contact, Exec, File, Veil},
 };
 
 /// The body of a record's event. Kinds without one do not pass the decoder.
-pub(super) fn of(decoded: &Decoded<'_>) -> Body {
+pub(super) fn of(decoded: &Decoded<'_>, veil: &Veil) -> Body {
     let record = &decoded.record;
     match record.kind {
-        kind::EXEC => Body::Exec(Box::new(exec(decoded))),
+        kind::EXEC => Body::Exec(Box::new(exec(decoded, veil))),
         kind::FORK => Body::Fork { child: record.target },
         kind::EXIT => Body::Exit { status: record.detail },
         kind::OPEN => Body::Open { access: record.did & DID, file: file(decoded) },
@@ -25,12 +25,13 @@ pub(super) fn of(decoded: &Decoded<'_>) -> Body {
         kind::CONNECT => Body::Connect(contact(record)),
         kind::SEND => Body::Send(contact(record)),
         kind::BIND => Body::Bind(contact(record)),
-        kind::LISTEN => Body::Listen(contact(record)),
+        kind::LISTEN => Body::Listen(listener(decoded)),
         kind::UNIX => Body::Unix { file: file(decoded) },
         kind::PROCESS => Body::Process {
             op: record.op,
             target: record.target,
             detail: record.detail,
+            access: record.did & DID,
             file: file(decoded),
         },
         kind::IO_URING => Body::IoUring,
@@ -43,18 +44,13 @@ pub(super) fn of(decoded: &Decoded<'_>) -> Body {
 const DID: u32 = (1 << monitor_common::record::did::NAMES.len()) - 1;
 
 /// A script stands where people look for it, in `path`; what runs is then its interpreter.
-fn exec(decoded: &Decoded<'_>) -> Exec {
+fn exec(decoded: &Decoded<'_>, veil: &Veil) -> Exec {
     let mut file = file(decoded);
     let interpreter = match script(decoded) {
         Some(script) => std::mem::replace(&mut file.path, script),
         None => Bytes::default(),
     };
-    Exec {
-        file,
-        interpreter,
-        argv: decoded.arguments().map(Bytes::from).collect(),
-        cwd: decoded.cwd().into(),
-    }
+    Exec { file, interpreter, argv: veil.arguments(decoded.arguments()), cwd: decoded.cwd().into() }
 }
 
 /// The script that was executed, by the name it was given and the working directory.
@@ -92,5 +88,11 @@ fn contact(record: &Record) -> Contact {
     if !matches!(i32::from(peer.family), libc::AF_INET | libc::AF_INET6) {
         peer = Peer { address: [0; 16], port: 0, ..peer };
     }
-    Contact { peer, sets: sets(record.classes), name: None }
+    Contact { peer, sets: sets(record.classes), name: None, file: None }
+}
+
+fn listener(decoded: &Decoded<'_>) -> Contact {
+    let contact = contact(&decoded.record);
+    let is_unix = i32::from(contact.peer.family) == libc::AF_UNIX;
+    Contact { file: is_unix.then(|| Box::new(file(decoded))), ..contact }
 }

@@ -4,12 +4,12 @@
 //! ```text
 //! rings -> Merge (order by time) -> decode -> Enricher -> events and alerts, numbered -> sinks
 //! counters -> Enricher::losses -> loss events
+//! recorded events, judged again -> Enricher::replay -> events and alerts
 //! ```
 
 mod alert;
 mod body;
 pub mod clock;
-mod explain;
 pub mod loss;
 pub mod merge;
 mod table;
@@ -21,19 +21,22 @@ use std::{collections::HashMap, sync::Arc};
 
 use monitor_common::{
     policy::{mode, verdict},
-    record::{enforced, flags},
+    record::{Record, enforced, flags},
 };
 
 use crate::{
     decode::Decoded,
-    event::{Body, Category, Enforced, Event, Observed, PolicyText, Violation},
+    event::{
+        Body, Category, Enforced, Event, Known, Observed, PolicyText, Process, Veil, Violation,
+    },
+    judge::{self, Explain},
 };
 
 pub(crate) use alert::{contact_text, subject};
 pub use clock::Clock;
-pub use explain::Explain;
 pub use loss::{Counters, Delivered, Ledger};
 pub use merge::Merge;
+pub use table::Table;
 
 /// Makes events of records, in the order in which they are given.
 pub struct Enricher {
@@ -41,9 +44,10 @@ pub struct Enricher {
     clock: Clock,
     servers: HashMap<u32, Arc<str>>,
     policies: HashMap<u32, Arc<dyn Explain>>,
-    table: table::Table,
+    table: Table,
     alerts: alert::Alerts,
     ledger: Ledger,
+    veil: Veil,
 }
 
 impl Enricher {
@@ -54,10 +58,21 @@ impl Enricher {
             clock,
             servers: HashMap::new(),
             policies: HashMap::new(),
-            table: table::Table::default(),
+            table: Table::default(),
             alerts: alert::Alerts::default(),
             ledger: Ledger::default(),
+            veil: Veil::default(),
         }
+    }
+
+    /// Goes on with processes that are known from before.
+    pub fn with_processes(self, known: &[Known]) -> Self {
+        Self { table: Table::of_known(known), ..self }
+    }
+
+    /// The number that the next event of our own takes.
+    pub fn go_on_at(&mut self, seq: u64) {
+        self.next_seq = seq;
     }
 
     /// Gives an instance the name that people know its server by.
@@ -69,6 +84,11 @@ impl Enricher {
     /// records of a retired policy may come late, so the caller keeps it for a while.
     pub fn explain(&mut self, policy: u32, compiled: Arc<dyn Explain>) {
         self.policies.insert(policy, compiled);
+    }
+
+    /// What of arguments is kept; all of it unless this is called.
+    pub fn veil(&mut self, veil: Veil) {
+        self.veil = veil;
     }
 
     /// Forgets a policy.
@@ -85,20 +105,38 @@ impl Enricher {
     pub fn record(&mut self, decoded: &Decoded<'_>, out: &mut Vec<Event>) {
         let record = &decoded.record;
         self.tick(record.time_ns, out);
+        let body = body::of(decoded, &self.veil);
         let event = Event {
             seq: self.take_seq(),
             time_ns: self.clock.wall_ns(record.time_ns),
             boot_ns: record.time_ns,
             server: self.server(record.instance),
             instance: record.instance,
+            violation: self.violation(record, &body).map(Box::new),
             observed: Some(Observed {
-                process: self.table.process(record),
+                process: process(record),
                 policy: record.policy,
                 flags: record.flags & FLAGS,
             }),
-            violation: self.violation(decoded).map(Box::new),
-            body: body::of(decoded),
+            body,
         };
+        self.follow(event, out);
+    }
+
+    /// A recorded event with its verdict, and the alerts that it leads to. It keeps its number, and
+    /// what comes next is numbered from there.
+    pub fn replay(&mut self, event: Event, out: &mut Vec<Event>) {
+        self.tick(event.boot_ns, out);
+        self.go_on_at(event.seq.saturating_add(1));
+        self.follow(event, out);
+    }
+
+    /// What follows from an event, live and in replay: everything that looks at events to make
+    /// others of them has its place here and rests on the stream alone.
+    fn follow(&mut self, mut event: Event, out: &mut Vec<Event>) {
+        if let Some(observed) = &mut event.observed {
+            self.table.recognise(&mut observed.process);
+        }
         self.table.apply(&event);
         let alert = self.alerts.observe(&event, &self.table);
         out.push(event);
@@ -111,6 +149,16 @@ impl Enricher {
         for alert in self.alerts.due(now_ns) {
             out.push(self.number(alert));
         }
+    }
+
+    /// The end of the stream: an event that says so, and alerts about what has been counted and not
+    /// told.
+    pub fn end(&mut self, out: &mut Vec<Event>) {
+        let message = "the recording of this run ends here".to_owned();
+        let event = self.own(Body::Agent { action: END.to_owned(), message });
+        let now_ns = event.boot_ns;
+        out.push(event);
+        self.finish(now_ns, out);
     }
 
     /// Alerts about what has been counted and not told, for the end of the stream.
@@ -189,8 +237,7 @@ impl Enricher {
         self.servers.get(&instance).cloned().unwrap_or_default()
     }
 
-    fn violation(&self, decoded: &Decoded<'_>) -> Option<Violation> {
-        let record = &decoded.record;
+    fn violation(&self, record: &Record, body: &Body) -> Option<Violation> {
         let decision = record.decision;
         if decision.verdict == verdict::ALLOW {
             return None;
@@ -206,8 +253,8 @@ impl Enricher {
         Some(Violation {
             decision,
             observed_only,
-            category: Category::of(record),
-            rule: policy.and_then(|policy| explain::rule(policy.as_ref(), decoded)),
+            category: Category::of(body, decision),
+            rule: policy.and_then(|policy| judge::blame(body, decision, policy.as_ref())),
             enforced: match answered {
                 enforced::NONE if by_agent => Enforced::Agent,
                 enforced::NONE => Enforced::None,
@@ -217,6 +264,23 @@ impl Enricher {
         })
     }
 }
+
+/// The process of a record, as far as the record tells.
+fn process(record: &Record) -> Process {
+    Process {
+        tgid: record.tgid,
+        tid: record.tid,
+        start_ns: record.start_ns,
+        ppid: record.ppid,
+        uid: record.uid,
+        cgroup: record.cgroup,
+        comm: record.comm,
+        image: Arc::default(),
+    }
+}
+
+/// `action` of the `agent` event that ends a run's stream.
+pub const END: &str = "end";
 
 /// Flags that have a name.
 const FLAGS: u32 = (flags::FOREIGN << 1) - 1;

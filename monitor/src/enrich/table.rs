@@ -4,16 +4,16 @@
 //! through it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use monitor_common::{
     limits,
-    record::{Record, Target, enforced, flags},
+    record::{Target, enforced, flags},
 };
 
-use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Observed, Process};
+use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Known, Observed, Process};
 
 /// How long an ended process is remembered.
 const GRACE_NS: u64 = 2_000_000_000;
@@ -42,9 +42,12 @@ struct Entry {
     gone: bool,
 }
 
+/// Bytes of the processes that a header holds at most.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+
 /// See the module.
 #[derive(Default)]
-pub(super) struct Table {
+pub struct Table {
     entries: HashMap<Id, Entry>,
     /// The latest start seen of a thread group number.
     starts: HashMap<u32, u64>,
@@ -52,24 +55,72 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The process of a record, as it was before what the record tells.
-    pub(super) fn process(&mut self, record: &Record) -> Process {
-        let id = Id { tgid: record.tgid, start_ns: record.start_ns };
+    /// Fills in the program of a process, as it was before what its event tells. Of a process that
+    /// is not known what the event itself says is taken.
+    pub(super) fn recognise(&mut self, process: &mut Process) {
+        let id = Id { tgid: process.tgid, start_ns: process.start_ns };
         if !self.entries.contains_key(&id) {
-            let parent = self.by_number(record.ppid).filter(|parent| *parent != id);
+            let parent = self.by_number(process.ppid).filter(|parent| *parent != id);
             self.insert(id, parent);
+            let known = self.entries.get_mut(&id).filter(|entry| entry.image.exe.is_empty());
+            if let Some(entry) = known {
+                entry.image = process.image.clone();
+            }
         }
-        let image = self.entries.get(&id).map(|entry| entry.image.clone()).unwrap_or_default();
-        Process {
-            tgid: record.tgid,
-            tid: record.tid,
-            start_ns: record.start_ns,
-            ppid: record.ppid,
-            uid: record.uid,
-            cgroup: record.cgroup,
-            comm: record.comm,
-            image,
+        if let Some(entry) = self.entries.get(&id) {
+            process.image = entry.image.clone();
         }
+    }
+
+    /// Takes over what an event tells about processes, without telling the event what is known.
+    pub fn learn(&mut self, event: &Event) {
+        let Some(observed) = &event.observed else { return };
+        if matches!(event.body, Body::Exec(_) | Body::Fork { .. } | Body::Exit { .. }) {
+            self.recognise(&mut observed.process.clone());
+            self.apply(event);
+        }
+    }
+
+    /// What is known, oldest first, for the header of a segment. Beyond a bound the youngest are
+    /// left out.
+    pub fn known(&self) -> Vec<Known> {
+        let ended: HashSet<Id> = self.ended.iter().map(|(_, id)| *id).collect();
+        let mut all: Vec<(&Id, &Entry)> = self.entries.iter().collect();
+        all.sort_by_key(|(id, _)| (id.start_ns, id.tgid));
+        let mut bytes = 0;
+        all.into_iter()
+            .map(|(id, entry)| Known {
+                tgid: id.tgid,
+                start_ns: id.start_ns,
+                parent: entry.parent.map(|parent| (parent.tgid, parent.start_ns)),
+                exe: entry.image.exe.clone(),
+                cwd: entry.image.cwd.clone(),
+                argv: entry.argv.to_vec(),
+                ended: entry.gone || ended.contains(id),
+            })
+            .take_while(|known| {
+                let texts = known.argv.iter().chain([&known.exe, &known.cwd]);
+                bytes += 100 + texts.map(|text| text.as_bytes().len()).sum::<usize>();
+                bytes <= HEADER_BYTES_MAX
+            })
+            .collect()
+    }
+
+    /// The inverse of [`Table::known`].
+    pub fn of_known(known: &[Known]) -> Self {
+        let mut table = Self::default();
+        for Known { tgid, start_ns, parent, exe, cwd, argv, ended } in known {
+            let id = Id { tgid: *tgid, start_ns: *start_ns };
+            table.insert(id, parent.map(|(tgid, start_ns)| Id { tgid, start_ns }));
+            if let Some(entry) = table.entries.get_mut(&id) {
+                entry.image = Arc::new(Image { exe: exe.clone(), cwd: cwd.clone() });
+                entry.argv = argv.iter().take(ARGUMENTS_MAX).cloned().collect();
+            }
+            if *ended {
+                table.ended.push_back((0, id));
+            }
+        }
+        table
     }
 
     /// Takes over what an event tells about processes.
@@ -207,19 +258,21 @@ mod tests {
         event(tgid, 1, Body::Exec(Box::new(exec)))
     }
 
-    fn record(tgid: u32, ppid: u32) -> Record {
-        let mut record = crate::decode::blank(monitor_common::record::kind::OPEN);
-        (record.tgid, record.ppid, record.start_ns) = (tgid, ppid, u64::from(tgid));
-        record
+    fn seen(table: &mut Table, tgid: u32, ppid: u32) -> Process {
+        let mut process = sample(b"/x").observed.unwrap().process;
+        (process.tgid, process.ppid, process.start_ns) = (tgid, ppid, u64::from(tgid));
+        process.image = Arc::default();
+        table.recognise(&mut process);
+        process
     }
 
     fn exes(table: &mut Table, tgid: u32) -> Vec<String> {
-        let process = table.process(&record(tgid, 0));
+        let process = seen(table, tgid, 0);
         table.chain(&process).iter().map(|ancestor| ancestor.exe.to_text()).collect()
     }
 
     fn apply(table: &mut Table, events: &[Event]) {
-        table.process(&record(1, 0));
+        seen(table, 1, 0);
         events.iter().for_each(|event| table.apply(event));
     }
 
@@ -246,9 +299,9 @@ mod tests {
         denied.violation = sample(b"").violation;
         denied.violation.as_mut().unwrap().answered = enforced::DENIED;
         apply(&mut table, &[exec(1, "/usr/bin/node"), fork(1, 2), denied]);
-        assert_eq!(table.process(&record(2, 1)).image.exe.to_text(), "/usr/bin/node");
+        assert_eq!(seen(&mut table, 2, 1).image.exe.to_text(), "/usr/bin/node");
         apply(&mut table, &[exec(2, "/bin/good")]);
-        assert_eq!(table.process(&record(2, 1)).image.exe.to_text(), "/bin/good");
+        assert_eq!(seen(&mut table, 2, 1).image.exe.to_text(), "/bin/good");
     }
 
     #[test]
@@ -266,7 +319,7 @@ mod tests {
     fn a_process_whose_fork_was_lost_finds_its_parent_by_number() {
         let mut table = Table::default();
         apply(&mut table, &[exec(1, "/usr/bin/node")]);
-        assert_eq!(table.process(&record(9, 1)).image.exe.to_text(), "/usr/bin/node");
+        assert_eq!(seen(&mut table, 9, 1).image.exe.to_text(), "/usr/bin/node");
         assert_eq!(exes(&mut table, 9).len(), 2);
     }
 
@@ -275,9 +328,29 @@ mod tests {
         let mut table = Table::default();
         apply(&mut table, &[exec(1, "/root")]);
         (1..200).for_each(|tgid| table.apply(&fork(tgid, tgid + 1)));
-        let process = table.process(&record(200, 0));
+        let process = seen(&mut table, 200, 0);
         let chain = table.chain(&process);
         assert_eq!(chain.len(), CHAIN_MAX);
         assert_eq!((chain[0].tgid, chain[CHAIN_MAX - 1].tgid), (1, 200));
+    }
+
+    #[test]
+    fn what_a_header_holds_makes_the_same_table() {
+        let mut table = Table::default();
+        let events = [
+            exec(1, "/usr/bin/node"),
+            fork(1, 2),
+            exec(2, "/bin/sh"),
+            fork(2, 3),
+            event(2, 5, Body::Exit { status: 0 }),
+        ];
+        apply(&mut table, &events);
+        let known = table.known();
+        let mut again = Table::of_known(&known);
+        assert_eq!(again.known(), known);
+        assert_eq!(exes(&mut again, 3), ["/usr/bin/node", "/bin/sh", "/bin/sh"]);
+        again.apply(&event(3, 6, Body::Exit { status: 0 }));
+        again.apply(&event(1, 7 + GRACE_NS, Body::IoUring));
+        assert_eq!(again.entries.len(), 1, "what had ended is forgotten with what it led to");
     }
 }

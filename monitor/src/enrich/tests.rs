@@ -17,7 +17,7 @@ use crate::{
 struct Echo;
 
 impl Explain for Echo {
-    fn blame(&self, subject: Subject<'_>, _: u32, decision: Decision) -> Option<Rule> {
+    fn blame(&self, subject: Subject<'_>, decision: Decision) -> Option<Rule> {
         let text = match subject {
             Subject::Path(path) => String::from_utf8_lossy(path).into_owned(),
             Subject::Address { address, port, protocol } => {
@@ -147,7 +147,7 @@ fn the_rule_of_an_address_and_of_an_abstract_socket_is_found() {
     assert_eq!(alert(&out[1]).subject.to_text(), "10.0.0.1:443/tcp");
     let mut record = denied(kind::UNIX, 9);
     record.flags = flags::ABSTRACT;
-    let out = feed(&mut enricher(), record, b"\0/tmp/.X11-unix/X0", b"");
+    let out = feed(&mut enricher(), record, b"@/tmp/.X11-unix/X0", b"");
     let rule = out[0].violation.as_ref().unwrap().rule.clone().unwrap();
     assert_eq!(rule.text, "@/tmp/.X11-unix/X0");
 }

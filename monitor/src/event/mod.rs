@@ -7,6 +7,7 @@
 
 mod bytes;
 mod names;
+mod privacy;
 mod read;
 mod time;
 mod write;
@@ -27,6 +28,7 @@ use monitor_common::{
 
 pub use bytes::{Bytes, Shown, TextError, printable};
 pub use names::{Category, Enforced, family_name, protocol_name};
+pub use privacy::{Privacy, Veil};
 pub use read::ParseError;
 pub use time::{format_ns as format_time, parse_ns as parse_time};
 pub use write::JsonLine;
@@ -144,7 +146,7 @@ pub enum Body {
     Listen(Contact),
     /// Contact with an AF_UNIX socket.
     Unix {
-        /// The socket's file; an abstract name stands in `path` with its leading NUL.
+        /// The socket's file; an abstract name stands in `path` behind `@`.
         file: File,
     },
     /// A reach into another process.
@@ -155,6 +157,8 @@ pub enum Body {
         target: Target,
         /// Signal or ptrace mode.
         detail: u32,
+        /// What a received descriptor is open for, bits of [`monitor_common::record::did`].
+        access: u32,
         /// The file, where the reach goes through one.
         file: File,
     },
@@ -233,6 +237,8 @@ pub struct Contact {
     pub sets: u32,
     /// Host name, where one is known.
     pub name: Option<String>,
+    /// The file of an AF_UNIX socket; an abstract name stands in `path` behind `@`.
+    pub file: Option<Box<File>>,
 }
 
 /// A verdict that is not `allow`.
@@ -253,7 +259,7 @@ pub struct Violation {
 }
 
 /// A line of a rule file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rule {
     /// Rule file.
     pub file: String,
@@ -308,6 +314,27 @@ pub struct Ancestor {
     pub argv: Vec<Bytes>,
 }
 
+/// A process that was known when a segment began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Known {
+    /// Thread group.
+    pub tgid: u32,
+    /// Its start, CLOCK_BOOTTIME, ns.
+    pub start_ns: u64,
+    /// The process that it came from: thread group and start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<(u32, u64)>,
+    /// Executable.
+    pub exe: Bytes,
+    /// Working directory at exec.
+    pub cwd: Bytes,
+    /// First arguments.
+    pub argv: Vec<Bytes>,
+    /// It has ended already, and others that it started have not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+}
+
 /// A policy with the text of everything it was made of, so that a recording replays by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PolicyText {
@@ -323,6 +350,32 @@ pub struct PolicyText {
     pub sources: Vec<SourceText>,
     /// Variables and their values (byte text).
     pub bindings: BTreeMap<String, String>,
+    /// What else of the machine went into it; missing in recordings that cannot be replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world: Option<World>,
+}
+
+/// What rules take from the machine they are loaded on, besides their text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct World {
+    /// `${HOME}`.
+    pub home: Bytes,
+    /// `${USER}`.
+    pub user: Bytes,
+    /// `${CWD}`.
+    pub cwd: Bytes,
+    /// `${TMPDIR}`.
+    pub tmpdir: Bytes,
+    /// Values of the other variables that the rules use, before they were put in.
+    pub values: BTreeMap<String, Vec<Bytes>>,
+    /// The server's command with its arguments; empty unless arguments are recorded in full.
+    pub arguments: Vec<Bytes>,
+    /// Homes of the user.
+    pub own_homes: Vec<Bytes>,
+    /// Homes of others.
+    pub other_homes: Vec<Bytes>,
+    /// Symbolic links on the way of the rules' patterns, each with its text.
+    pub links: BTreeMap<Bytes, Bytes>,
 }
 
 /// The text of one rule file, include or set.

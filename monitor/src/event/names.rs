@@ -2,8 +2,10 @@
 
 use monitor_common::{
     policy::{Decision, class, reason, set},
-    record::{Record, enforced, flags, kind, process},
+    record::{enforced, flags, process},
 };
+
+use super::Body;
 
 /// Kind of thing that a violation is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,15 +68,17 @@ impl Category {
         CATEGORIES.iter().find(|(_, known)| *known == name).map(|(category, _)| *category)
     }
 
-    /// What a judged record is about. The set decides where one did, else what was asked.
-    pub fn of(record: &Record) -> Self {
-        let Decision { reason, set, access, .. } = record.decision;
+    /// What a verdict is about. The set decides where one did, else what was asked.
+    pub fn of(body: &Body, decision: Decision) -> Self {
+        let Decision { reason, set, access, .. } = decision;
         if reason == reason::SET {
-            return Self::of_set(usize::from(set), record);
+            return Self::of_set(usize::from(set), body);
         }
-        match (record.kind, access.trailing_zeros()) {
-            (kind::PROCESS, _) => Self::Process,
-            (kind::BPF | kind::NAMESPACE | kind::IO_URING | kind::MOUNT, _) => Self::Escape,
+        match (body, access.trailing_zeros()) {
+            (Body::Process { .. }, _) => Self::Process,
+            (Body::Bpf { .. } | Body::Namespace | Body::IoUring | Body::Mount { .. }, _) => {
+                Self::Escape
+            }
             (_, 0) => Self::FileRead,
             (_, 1) => Self::FileWrite,
             (_, 2) => Self::Exec,
@@ -84,17 +88,17 @@ impl Category {
         }
     }
 
-    fn of_set(set: usize, record: &Record) -> Self {
+    fn of_set(set: usize, body: &Body) -> Self {
         match set {
             set::SECRETS => Self::Secret,
             set::SENSITIVE => Self::Sensitive,
             set::PERSISTENCE => Self::Persistence,
             set::MCP_CONFIG => Self::McpConfig,
-            set::PROCESSES if record.kind == kind::OPEN => Self::EnvSecret,
-            set::PROCESSES if record.kind == kind::PROCESS && record.op == process::MEMORY => {
-                Self::EnvSecret
-            }
-            set::PROCESSES => Self::Process,
+            set::PROCESSES => match body {
+                Body::Open { .. } => Self::EnvSecret,
+                Body::Process { op, .. } if *op == process::MEMORY => Self::EnvSecret,
+                _ => Self::Process,
+            },
             set::METADATA => Self::Metadata,
             _ => Self::Escape,
         }
@@ -260,15 +264,13 @@ mod tests {
 
     #[test]
     fn a_set_names_the_category_and_a_listing_the_access() {
-        let mut record = crate::decode::blank(kind::OPEN);
-        record.decision.access = 2;
-        assert_eq!(Category::of(&record), Category::FileWrite);
-        record.decision.reason = reason::SET;
-        record.decision.set = set::PROCESSES as u8;
-        assert_eq!(Category::of(&record), Category::EnvSecret);
-        record.kind = kind::PROCESS;
-        record.op = process::SIGNAL;
-        assert_eq!(Category::of(&record), Category::Process);
+        let open = super::super::tests::sample(b"/x").body;
+        let mut decision = Decision { access: 2, ..Decision::default() };
+        assert_eq!(Category::of(&open, decision), Category::FileWrite);
+        decision.reason = reason::SET;
+        decision.set = set::PROCESSES as u8;
+        assert_eq!(Category::of(&open, decision), Category::EnvSecret);
+        assert_eq!(Category::of(&Body::IoUring, decision), Category::Process);
     }
 
     #[test]

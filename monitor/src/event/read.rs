@@ -320,6 +320,7 @@ impl Line<'_> {
                 op: self.op(&process::NAMES)?,
                 target: self.target.take().map(Target::from).unwrap_or_default(),
                 detail: self.need(self.detail, "detail")?,
+                access: bits("access", &self.access, &did::NAMES)?,
                 file: self.file()?,
             },
             "io_uring" => Body::IoUring,
@@ -396,16 +397,22 @@ impl Line<'_> {
                 IpAddr::V6(address) => address.octets(),
             },
         };
+        let family = number("family", &self.family, names::family_from)?;
+        let file = match i32::from(family) {
+            libc::AF_UNIX => Some(Box::new(self.file()?)),
+            _ => None,
+        };
         Ok(Contact {
             peer: Peer {
                 address,
                 port: self.port,
-                family: number("family", &self.family, names::family_from)?,
+                family,
                 socket_type: number("socket_type", &self.socket_type, names::socket_type_from)?,
                 protocol: number("protocol", &self.protocol, names::protocol_from)?,
             },
             sets: bits("sets", &self.sets, &names::SETS)?,
             name: self.name.take(),
+            file,
         })
     }
 

@@ -51,8 +51,19 @@ fn contact() -> impl Strategy<Value = Contact> {
             peer: Peer { address, port, family, socket_type, protocol },
             sets,
             name,
+            file: None,
         },
     )
+}
+
+/// An AF_UNIX socket that listens.
+fn listener() -> impl Strategy<Value = Contact> {
+    (file(), any::<u16>()).prop_map(|(file, socket_type)| Contact {
+        peer: Peer { family: 1, socket_type, ..Peer::default() },
+        sets: file.sets,
+        name: None,
+        file: Some(Box::new(file)),
+    })
 }
 
 fn kernel_body() -> impl Strategy<Value = Body> {
@@ -76,10 +87,12 @@ fn kernel_body() -> impl Strategy<Value = Body> {
         contact().prop_map(Body::Send),
         contact().prop_map(Body::Bind),
         contact().prop_map(Body::Listen),
+        listener().prop_map(Body::Listen),
         contact().prop_map(Body::Socket),
         file().prop_map(|file| Body::Unix { file }),
-        (1..5_u8, target(), any::<u32>(), file())
-            .prop_map(|(op, target, detail, file)| Body::Process { op, target, detail, file }),
+        (1..5_u8, target(), any::<u32>(), 0..1_u32 << 7, file()).prop_map(
+            |(op, target, detail, access, file)| Body::Process { op, target, detail, access, file }
+        ),
         Just(Body::IoUring),
         Just(Body::Namespace),
         any::<u32>().prop_map(|command| Body::Bpf { command }),

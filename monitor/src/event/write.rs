@@ -206,13 +206,14 @@ impl<'a> JsonLine<'a> {
             | Body::Listen(contact)
             | Body::Socket(contact) => self.contact(contact),
             Body::Unix { file } => self.file(file),
-            Body::Process { op, target, detail, file } => {
+            Body::Process { op, target, detail, access, file } => {
                 self.text("op", process::NAMES[usize::from(*op)]);
                 if *target != Target::default() {
                     self.target("target", target);
                 }
                 self.number("detail", *detail);
                 self.file(file);
+                self.bits("access", *access, &did::NAMES);
             }
             Body::IoUring | Body::Namespace => {}
             Body::Bpf { command } => self.number("command", *command),
@@ -292,7 +293,10 @@ impl<'a> JsonLine<'a> {
         if let Some(name) = &contact.name {
             self.text("name", name);
         }
-        self.bits("sets", contact.sets, &names::SETS);
+        match &contact.file {
+            Some(file) => self.file(file),
+            None => self.bits("sets", contact.sets, &names::SETS),
+        }
     }
 
     fn word(&mut self, key: &str, number: u16, name: Option<&'static str>) {

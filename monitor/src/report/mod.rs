@@ -23,6 +23,9 @@ mod story;
 mod tree;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 pub use aggregate::Aggregator;
 pub use html::html;
 pub use markdown::markdown;

@@ -159,8 +159,6 @@ pub struct Verification {
     pub intact: bool,
     /// Each recording and what was found in it.
     pub recordings: Vec<Verified>,
-    /// What the result does not say.
-    pub limits: Vec<String>,
 }
 
 /// One recording: a file, or the segments of a stream.
@@ -174,12 +172,12 @@ pub struct Verified {
     pub lines: u64,
     /// Chain of its last good line.
     pub chain: Option<String>,
-    /// Chain of the segment before the first, which is not here.
-    pub follows: Option<String>,
     /// The last signed checkpoint.
     pub checkpoint: Option<Signed>,
     /// The first fault, with file, line and offset.
     pub fault: Option<String>,
+    /// What this does not prove.
+    pub unknown: Vec<String>,
 }
 
 /// A signed checkpoint.

@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     event::Bytes,
-    segment::{self, Block, Kind, Line, ReadError, Reader, Recording, Verifier, checkpoint::hex},
+    segment::{
+        self, Block, Kind, Line, ReadError, Reader, Recording, Trust, Verifier, checkpoint::hex,
+    },
 };
 
 /// Reads recordings and says what is in them. What cannot be read is a finding of the report; a
@@ -24,7 +26,6 @@ pub fn read(recordings: &[Recording]) -> Result<Report, ReadError> {
         verification.intact &= verified.fault.is_none();
         verification.recordings.push(verified);
     }
-    verification.limits = limits(&verification);
     Ok(aggregator.finish(verification))
 }
 
@@ -77,47 +78,23 @@ fn take(line: &Line<'_>, aggregator: &mut Aggregator) -> Result<(), ReadError> {
 }
 
 fn verified(recording: &Recording, found: segment::Report) -> Verified {
-    let signed = |checkpoint: segment::Checkpoint| Signed {
-        time: Moment(checkpoint.time_ns),
-        key: hex(&checkpoint.key),
-        next_seq: checkpoint.next_seq,
+    let signed = |signed: &segment::Signed| Signed {
+        time: Moment(signed.checkpoint.time_ns),
+        key: hex(&signed.checkpoint.key),
+        next_seq: signed.checkpoint.next_seq,
     };
+    let mut unknown = found.unknown(&Trust::default());
+    if found.bad.is_some() {
+        let behind = "what stands behind the fault is told here all the same, and proves nothing";
+        unknown.insert(0, behind.to_owned());
+    }
     Verified {
         name: Bytes::from(recording.name.as_os_str().as_encoded_bytes()),
         segments: found.segments,
         lines: found.lines,
-        chain: found.last.map(|chain| chain.to_string()),
-        follows: found.follows.map(|chain| chain.to_string()),
-        checkpoint: found.checkpoint.map(signed),
+        chain: found.last.map(|(_, chain)| chain.to_string()),
+        checkpoint: found.signed.as_ref().map(signed),
         fault: found.bad.map(|error| error.to_string()),
+        unknown,
     }
-}
-
-/// What a chain without faults does not prove.
-fn limits(verification: &Verification) -> Vec<String> {
-    let mut limits = Vec::new();
-    let recordings = &verification.recordings;
-    if recordings.iter().any(|recording| recording.fault.is_some()) {
-        limits.push(
-            "what stands behind a fault is told here all the same, and proves nothing".to_owned(),
-        );
-    }
-    if recordings.iter().any(|recording| recording.follows.is_some()) {
-        limits.push("earlier segments of a recording are not here".to_owned());
-    }
-    if recordings.iter().any(|recording| recording.checkpoint.is_none()) {
-        limits.push(
-            "a recording has no signed checkpoint: whoever can write the file could have made it \
-             anew, or cut off its end"
-                .to_owned(),
-        );
-    }
-    if recordings.iter().any(|recording| recording.checkpoint.is_some()) {
-        limits.push(
-            "checkpoints were compared with the keys that they name, not with a key from \
-             elsewhere: root on the host could have signed anew (mcp-monitor verify --key)"
-                .to_owned(),
-        );
-    }
-    limits
 }

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::event::{Bytes, World};
+
 /// What `${...}` in rules stands for, for one instance.
 #[derive(Clone, Debug, Default)]
 pub struct Bindings {
@@ -28,6 +30,17 @@ pub struct Bindings {
     pub own_homes: Vec<PathBuf>,
     /// Homes of other people, from passwd.
     pub other_homes: Vec<PathBuf>,
+    /// The machine that the values are from, when it is another one.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// Another machine, as far as rules met it.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// Symbolic links.
+    pub links: BTreeMap<Bytes, Bytes>,
+    /// Values of variables that come from environment and arguments.
+    pub values: BTreeMap<String, Vec<OsString>>,
 }
 
 /// Why there are no values.
@@ -113,8 +126,58 @@ impl Bindings {
             arguments: arguments.to_vec(),
             own_homes,
             other_homes,
+            elsewhere: None,
         })
     }
+
+    /// Values of the machine that a recording is from.
+    pub fn of_world(world: &World) -> Self {
+        let texts = |list: &[Bytes]| list.iter().map(os).collect::<Vec<OsString>>();
+        let paths = |list: &[Bytes]| list.iter().map(|path| os(path).into()).collect();
+        Self {
+            home: os(&world.home).into(),
+            user: os(&world.user).to_string_lossy().into_owned(),
+            cwd: os(&world.cwd).into(),
+            tmpdir: os(&world.tmpdir).into(),
+            env: BTreeMap::new(),
+            arguments: texts(&world.arguments),
+            own_homes: paths(&world.own_homes),
+            other_homes: paths(&world.other_homes),
+            elsewhere: Some(Elsewhere {
+                links: world.links.clone(),
+                values: world
+                    .values
+                    .iter()
+                    .map(|(name, list)| (name.clone(), texts(list)))
+                    .collect(),
+            }),
+        }
+    }
+
+    /// The inverse, with what was met: of the environment only the values that were used.
+    pub(super) fn world(
+        &self,
+        values: BTreeMap<String, Vec<Bytes>>,
+        links: BTreeMap<Bytes, Bytes>,
+    ) -> World {
+        let bytes = |text: &OsStr| Bytes::from(text.as_bytes());
+        let paths = |list: &[PathBuf]| list.iter().map(|path| bytes(path.as_os_str())).collect();
+        World {
+            home: bytes(self.home.as_os_str()),
+            user: self.user.as_str().into(),
+            cwd: bytes(self.cwd.as_os_str()),
+            tmpdir: bytes(self.tmpdir.as_os_str()),
+            values,
+            arguments: self.arguments.iter().map(|argument| bytes(argument)).collect(),
+            own_homes: paths(&self.own_homes),
+            other_homes: paths(&self.other_homes),
+            links,
+        }
+    }
+}
+
+fn os(bytes: &Bytes) -> OsString {
+    OsStr::from_bytes(bytes.as_bytes()).to_owned()
 }
 
 impl Account {

@@ -8,7 +8,10 @@ use std::{
 
 use monitor_common::policy::{Decision, access, decide};
 
-use super::{Compiled, RuleRef, Subject};
+use super::{
+    Compiled, RuleRef, Subject,
+    resolve::{Links, resolve},
+};
 
 /// A decision with its grounds.
 #[derive(Clone, Debug)]
@@ -69,6 +72,6 @@ impl Compiled {
 
 /// A path as the kernel would report it.
 pub fn resolved_path(path: &Path) -> Vec<u8> {
-    let resolved = super::resolve::resolve(path.as_os_str().as_bytes()).path;
+    let resolved = resolve(path.as_os_str().as_bytes(), &Links::default()).path;
     if resolved.is_empty() { b"/".to_vec() } else { resolved }
 }

@@ -1,11 +1,15 @@
 //! From paths as people write them to paths as the kernel reports them.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     ffi::OsStr,
     fs,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::Path,
 };
+
+use crate::event::Bytes;
 
 /// As many symbolic links as the kernel follows in one look-up.
 const LINKS_MAX: usize = 40;
@@ -19,9 +23,41 @@ pub struct Resolved {
     pub links: Vec<Vec<u8>>,
 }
 
+/// The symbolic links of a machine, and those that were met on the way so far: a recording holds
+/// them, so that its rules mean the same elsewhere.
+#[derive(Debug, Default)]
+pub struct Links<'a> {
+    /// Those of another machine; this one is asked when `None`.
+    recorded: Option<&'a BTreeMap<Bytes, Bytes>>,
+    met: RefCell<BTreeMap<Bytes, Bytes>>,
+}
+
+impl<'a> Links<'a> {
+    /// Links of this machine, or of another one.
+    pub fn new(recorded: Option<&'a BTreeMap<Bytes, Bytes>>) -> Self {
+        Self { recorded, met: RefCell::default() }
+    }
+
+    /// The links met, with what they say.
+    pub fn into_met(self) -> BTreeMap<Bytes, Bytes> {
+        self.met.into_inner()
+    }
+
+    fn read(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let target = match self.recorded {
+            Some(recorded) => recorded.get(&Bytes::from(path))?.as_bytes().to_vec(),
+            None => {
+                fs::read_link(Path::new(OsStr::from_bytes(path))).ok()?.into_os_string().into_vec()
+            }
+        };
+        self.met.borrow_mut().insert(path.into(), target.as_slice().into());
+        Some(target)
+    }
+}
+
 /// Follows all links of an absolute path. What does not exist, or cannot be seen, is taken as it
 /// is written.
-pub fn resolve(path: &[u8]) -> Resolved {
+pub fn resolve(path: &[u8], links: &Links<'_>) -> Resolved {
     let mut resolved = Resolved::default();
     let mut left: Vec<Vec<u8>> = components(path).rev().collect();
     while let Some(component) = left.pop() {
@@ -37,14 +73,11 @@ pub fn resolve(path: &[u8]) -> Resolved {
         if resolved.path.starts_with(b"/proc/") {
             continue;
         }
-        let Ok(target) = fs::read_link(Path::new(OsStr::from_bytes(&resolved.path))) else {
-            continue;
-        };
+        let Some(target) = links.read(&resolved.path) else { continue };
         if resolved.links.len() == LINKS_MAX {
             continue;
         }
         resolved.links.push(resolved.path.clone());
-        let target = target.into_os_string().into_vec();
         resolved.path.truncate(if target.starts_with(b"/") { 0 } else { directory });
         left.extend(components(&target).rev());
     }
@@ -68,7 +101,8 @@ mod tests {
         fs::create_dir(root.join("real")).unwrap();
         symlink("real", root.join("relative")).unwrap();
         symlink(root.join("relative"), root.join("absolute")).unwrap();
-        let resolved = resolve(root.join("absolute/missing/x").as_os_str().as_bytes());
+        let resolved =
+            resolve(root.join("absolute/missing/x").as_os_str().as_bytes(), &Links::default());
         assert_eq!(resolved.path, root.join("real/missing/x").as_os_str().as_bytes());
         let links = ["absolute", "relative"].map(|l| root.join(l).into_os_string().into_vec());
         assert_eq!(resolved.links, links);
@@ -79,13 +113,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         symlink("b", folder.path().join("a")).unwrap();
         symlink("a", folder.path().join("b")).unwrap();
-        let resolved = resolve(folder.path().join("a").as_os_str().as_bytes());
+        let resolved = resolve(folder.path().join("a").as_os_str().as_bytes(), &Links::default());
         assert!(resolved.links.len() <= LINKS_MAX);
     }
 
     #[test]
     fn parents_above_the_root_stay_at_the_root() {
-        assert_eq!(resolve(b"/../..//./nowhere").path, b"/nowhere");
-        assert_eq!(resolve(b"/").path, b"");
+        assert_eq!(resolve(b"/../..//./nowhere", &Links::default()).path, b"/nowhere");
+        assert_eq!(resolve(b"/", &Links::default()).path, b"");
+    }
+
+    #[test]
+    fn links_that_were_met_stand_in_for_the_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(folder.path()).unwrap();
+        symlink("real", root.join("link")).unwrap();
+        let path = root.join("link/x").into_os_string().into_vec();
+        let links = Links::default();
+        let here = resolve(&path, &links);
+        let met = links.into_met();
+        drop(folder);
+        assert_eq!(resolve(&path, &Links::new(Some(&met))), here);
+        assert_eq!(resolve(&path, &Links::default()).path, path);
+        assert_eq!(resolve(b"/bin/sh", &Links::new(Some(&met))).path, b"/bin/sh");
     }
 }

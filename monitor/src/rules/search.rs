@@ -13,11 +13,13 @@ use super::{RuleError, Source, SourceKind};
 
 static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../rules");
 
-/// Directories of rules, strongest first; behind them stands the copy inside the binary. What an
-/// earlier one lacks, a later one fills in.
+/// Directories of rules, strongest first; behind them stand the texts of a recording, and the copy
+/// inside the binary. What an earlier one lacks, a later one fills in.
 #[derive(Clone, Debug)]
 pub struct SearchPath {
     directories: Vec<PathBuf>,
+    recorded: Vec<Arc<Source>>,
+    built_in: bool,
 }
 
 impl SearchPath {
@@ -26,12 +28,24 @@ impl SearchPath {
     pub fn new(rules: Option<&Path>) -> Self {
         let fixed = ["/etc/mcp-monitor/rules.d", "/usr/share/mcp-monitor/rules"];
         let directories = rules.into_iter().map(Path::to_path_buf);
-        Self { directories: directories.chain(fixed.map(PathBuf::from)).collect() }
+        let directories = directories.chain(fixed.map(PathBuf::from)).collect();
+        Self { directories, ..Self::built_in() }
     }
 
     /// Only the copy inside the binary.
     pub fn built_in() -> Self {
-        Self { directories: Vec::new() }
+        Self { directories: Vec::new(), recorded: Vec::new(), built_in: true }
+    }
+
+    /// Only the texts of a recording.
+    pub fn recorded(texts: Vec<Arc<Source>>) -> Self {
+        Self { directories: Vec::new(), recorded: texts, built_in: false }
+    }
+
+    /// Other rules for a recording: a directory, then the recording's own texts, then the copy
+    /// inside the binary.
+    pub fn instead_of(rules: &Path, texts: Vec<Arc<Source>>) -> Self {
+        Self { directories: vec![rules.to_path_buf()], recorded: texts, built_in: true }
     }
 
     /// The strongest text of that name, `None` when there is none.
@@ -51,6 +65,13 @@ impl SearchPath {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(RuleError::Read { path, source }),
             }
+        }
+        let is_it = |source: &&Arc<Source>| source.kind == kind && source.name == name;
+        if let Some(source) = self.recorded.iter().find(is_it) {
+            return Ok(Some(source.clone()));
+        }
+        if !self.built_in {
+            return Ok(None);
         }
         let text = BUILT_IN.get_file(&relative).and_then(include_dir::File::contents_utf8);
         Ok(text.map(|text| {
@@ -78,7 +99,9 @@ impl SearchPath {
                 Err(source) => return Err(unreadable(source)),
             }
         }
-        if let Some(folder) = BUILT_IN.get_dir(kind.folder()) {
+        let recorded = self.recorded.iter().filter(|source| source.kind == kind);
+        names.extend(recorded.map(|source| source.name.clone()));
+        if let Some(folder) = BUILT_IN.get_dir(kind.folder()).filter(|_| self.built_in) {
             names.extend(folder.files().filter_map(|file| name_of(file.path())));
         }
         Ok(names.into_iter().collect())

@@ -14,6 +14,15 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
+    /// The word in recordings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Include => "include",
+            Self::Set => "set",
+        }
+    }
+
     /// The folder of a rules directory that holds such texts.
     pub const fn folder(self) -> &'static str {
         match self {

@@ -28,30 +28,11 @@ pub struct Checkpoint {
     pub boot_ns: u64,
     /// `seq` of the next event.
     pub next_seq: u64,
-    /// What ends with it.
-    pub closes: Option<Closes>,
+    /// The recording was ended in good order with it.
+    pub end: bool,
     /// The public key that it was made with.
     pub key: [u8; 32],
     signature: [u8; Signature::BYTE_SIZE],
-}
-
-/// What ends with a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Closes {
-    /// A segment that has a next one.
-    Segment,
-    /// The recording, in good order.
-    Recording,
-}
-
-impl Closes {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Segment => "segment",
-            Self::Recording => "recording",
-        }
-    }
 }
 
 impl Checkpoint {
@@ -64,8 +45,8 @@ impl Checkpoint {
         line.time("time", self.time_ns);
         line.number("boot_ns", self.boot_ns);
         line.number("next_seq", self.next_seq);
-        if let Some(closes) = self.closes {
-            line.text("closes", closes.name());
+        if self.end {
+            line.value("end", &true);
         }
         line.text("key", &hex(&self.key));
         line.end();
@@ -78,19 +59,23 @@ impl Checkpoint {
     }
 
     /// A checkpoint that is still to be signed.
-    pub fn new(time_ns: u64, boot_ns: u64, next_seq: u64, closes: Option<Closes>) -> Self {
+    pub fn new(time_ns: u64, boot_ns: u64, next_seq: u64, end: bool) -> Self {
         let (key, signature) = ([0; 32], [0; Signature::BYTE_SIZE]);
-        Self { time_ns, boot_ns, next_seq, closes, key, signature }
+        Self { time_ns, boot_ns, next_seq, end, key, signature }
     }
 
     /// The checkpoint of a line; `object` is what [`super::split`] gives.
-    pub(super) fn parse(object: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// When a field is missing or has no meaning.
+    pub fn parse(object: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Fields {
             time: String,
             boot_ns: u64,
             next_seq: u64,
-            closes: Option<Closes>,
+            #[serde(default)]
+            end: bool,
             key: String,
             signature: String,
         }
@@ -100,7 +85,7 @@ impl Checkpoint {
             time_ns: parse_time(&fields.time).ok_or("its time is none")?,
             boot_ns: fields.boot_ns,
             next_seq: fields.next_seq,
-            closes: fields.closes,
+            end: fields.end,
             key: unhex(&fields.key).ok_or("its key is none")?,
             signature: unhex(&fields.signature).ok_or("its signature is none")?,
         })

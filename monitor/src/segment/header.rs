@@ -5,7 +5,10 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::ChainHash;
-use crate::event::{JsonLine, PolicyText};
+use crate::{
+    enrich::clock,
+    event::{JsonLine, Known, PolicyText, Privacy},
+};
 
 /// What a header says about the machine, the agent and the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +25,20 @@ pub struct Header {
     pub backend: String,
     /// Hooks that are attached.
     pub hooks: Vec<String>,
+    /// CLOCK_BOOTTIME at which the agent began to record, ns: the same in all segments of a run.
+    #[serde(default)]
+    pub began_ns: u64,
+    /// What of arguments and captured content is recorded.
+    #[serde(default)]
+    pub privacy: Privacy,
+    /// The public key that checkpoints are made with, in hexadecimal; missing when there are none.
+    #[serde(default)]
+    pub key: Option<String>,
     /// Policies in force, with the text of their rules.
     pub policies: Vec<PolicyText>,
+    /// Processes known from the segments before, parents first.
+    #[serde(default)]
+    pub processes: Vec<Known>,
 }
 
 /// A header line as it is read back.
@@ -74,7 +89,8 @@ impl Header {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             backend: backend.to_owned(),
             hooks: hooks.to_vec(),
-            policies: Vec::new(),
+            began_ns: clock::boot_ns(),
+            ..Self::default()
         })
     }
 
@@ -93,7 +109,15 @@ impl Header {
         line.text("agent", &self.agent);
         line.text("backend", &self.backend);
         line.value("hooks", &self.hooks);
+        line.number("began_ns", self.began_ns);
+        line.text("privacy", &self.privacy.to_string());
+        if let Some(key) = &self.key {
+            line.text("key", key);
+        }
         line.value("policies", &self.policies);
+        if !self.processes.is_empty() {
+            line.value("processes", &self.processes);
+        }
         line.end();
     }
 }

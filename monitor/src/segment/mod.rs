@@ -24,16 +24,18 @@
 pub mod checkpoint;
 mod files;
 mod header;
+pub mod key;
 mod line;
 mod reader;
+mod unknown;
 mod verify;
 
 pub use checkpoint::Checkpoint;
 pub use files::{Recording, SegmentName, recordings};
 pub use header::{Header, HeaderLine, Place};
 pub use line::{Chain, ChainHash, Kind, kind_and_seq, split};
-pub use reader::{Block, Fault, Line, ReadError, Reader};
-pub use verify::{Report, Verifier, check, verify};
+pub use reader::{Block, Fault, Line, Position, ReadError, Reader};
+pub use verify::{Report, Signed, Trust, Verifier, check, verify};
 
 /// Longest line that is read; longer ones are not ours.
 pub const LINE_MAX: usize = 16 << 20;

@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     ChainHash, Checkpoint, HeaderLine, Kind, LINE_MAX, Recording,
+    checkpoint::hex,
     line::{kind_and_seq, split},
 };
 use crate::event::{Event, ParseError, VERSION};
@@ -22,6 +23,17 @@ const BLOCK: usize = 1 << 20;
 const WINDOW_LOG_MAX: u32 = 25;
 /// First bytes of a zstd frame.
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Where a line stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The file.
+    pub file: Arc<Path>,
+    /// Line, from 1.
+    pub line: u64,
+    /// Offset of the line's first byte; of a compressed file, in its plain text.
+    pub offset: u64,
+}
 
 /// What is wrong, and where.
 #[derive(Debug)]
@@ -78,6 +90,8 @@ pub enum Fault {
     },
     /// The signature does not fit the checkpoint and what is before it.
     Signature,
+    /// A checkpoint that was made with a key that is not trusted.
+    Key([u8; 32]),
 }
 
 impl Fault {
@@ -125,6 +139,7 @@ impl fmt::Display for Fault {
             Self::Signature => f.write_str(
                 "the signature does not fit: the checkpoint or what is before it was made anew",
             ),
+            Self::Key(key) => write!(f, "signed with key {}, which is not trusted", hex(key)),
         }
     }
 }
@@ -278,6 +293,11 @@ impl<'a> Line<'a> {
     /// When the line is none.
     pub fn checkpoint(&self) -> Result<Checkpoint, ReadError> {
         Checkpoint::parse(self.object).map_err(|why| self.error(Fault::Checkpoint(why)))
+    }
+
+    /// Where it stands.
+    pub fn position(&self) -> Position {
+        Position { file: self.file.clone(), line: self.line, offset: self.offset }
     }
 
     /// Something wrong with this line.

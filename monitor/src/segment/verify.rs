@@ -2,39 +2,82 @@
 //! what `loss` lines say, that checkpoints hold, and where the first fault is.
 
 use super::{
-    Block, ChainHash, Checkpoint, Fault, Kind, Line, ReadError, Reader, Recording, line::Chain,
+    Block, ChainHash, Checkpoint, Fault, HeaderLine, Kind, Line, Position, ReadError, Reader,
+    Recording, line::Chain,
 };
 use crate::event::{Body, Loss};
+
+/// Losses that are listed; of further ones the events are counted.
+const LOSSES_MAX: usize = 1000;
+
+/// What is known from elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Public keys that are known to be the host's.
+    pub keys: Vec<[u8; 32]>,
+    /// Checkpoints of other keys are faults.
+    pub only: bool,
+    /// The chain of a line that was kept elsewhere.
+    pub anchor: Option<ChainHash>,
+}
 
 /// What was found in a recording.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Lines with headers, up to the first fault.
     pub lines: u64,
+    /// Event lines, up to the first fault.
+    pub events: u64,
     /// Segments, up to the first fault.
     pub segments: u64,
+    /// The first header, without the policies.
+    pub header: Option<HeaderLine>,
     /// What the first header says it follows on; lines before it are not here.
     pub follows: Option<ChainHash>,
-    /// Chain of the last good line.
-    pub last: Option<ChainHash>,
+    /// The last good line.
+    pub last: Option<(Position, ChainHash)>,
     /// `seq` of the first and of the last event.
     pub seqs: Option<(u64, u64)>,
-    /// Losses that the recording tells of.
-    pub losses: Vec<Loss>,
-    /// The last checkpoint.
-    pub checkpoint: Option<Checkpoint>,
+    /// Losses that the recording tells of, the first of them.
+    pub losses: Vec<(Position, Loss)>,
+    /// Events that all its losses tell of.
+    pub lost: u64,
+    /// The last checkpoint that was made with a key that is trusted, or with any where none is.
+    pub signed: Option<Signed>,
+    /// Whether the last line ends the recording in good order, with a checkpoint as above.
+    pub ended: bool,
+    /// The line whose chain was kept elsewhere.
+    pub anchor: Option<Position>,
     /// The first fault.
     pub bad: Option<ReadError>,
 }
 
+/// A checkpoint that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// Where it is.
+    pub at: Position,
+    /// How many lines there are up to and with it.
+    pub lines: u64,
+    /// Its chain.
+    pub chain: ChainHash,
+    /// What it says.
+    pub checkpoint: Checkpoint,
+}
+
 /// Checks one recording. Faults, also of the machine, are in the report.
-pub fn verify(recording: &Recording) -> Report {
-    check(Reader::open(recording))
+pub fn verify(recording: &Recording, trust: &Trust) -> Report {
+    let mut report = check(Reader::open(recording), trust);
+    if report.lines == 0 && report.bad.is_none() {
+        let file = recording.name.as_path().into();
+        report.bad = Some(ReadError { file, line: 1, offset: 0, fault: Fault::NoHeader });
+    }
+    report
 }
 
 /// The same of what a reader gives.
-pub fn check(mut reader: Reader) -> Report {
-    let mut verifier = Verifier::default();
+pub fn check(mut reader: Reader, trust: &Trust) -> Report {
+    let mut verifier = Verifier::new(trust.clone());
     while verifier.report.bad.is_none() {
         match reader.next_block() {
             Ok(Some(block)) => verifier.block(&block),
@@ -50,20 +93,36 @@ pub fn check(mut reader: Reader) -> Report {
 pub struct Verifier {
     /// What was found so far.
     pub report: Report,
+    trust: Trust,
     chain: Option<ChainHash>,
     next_seq: Option<u64>,
     lines: Chain,
 }
 
 impl Verifier {
+    /// Nothing is checked yet.
+    pub fn new(trust: Trust) -> Self {
+        Self { trust, ..Self::default() }
+    }
+
     /// Checks the next block, up to the first fault.
     pub fn block(&mut self, block: &Block) {
+        let mut last = None;
         for line in block.lines() {
-            let checked = line.and_then(|line| self.line(&line).map_err(|fault| line.error(fault)));
-            if let Err(error) = checked {
-                self.report.bad = Some(error);
-                return;
+            let checked = line.and_then(|line| {
+                self.line(&line).map_err(|fault| line.error(fault))?;
+                Ok(line)
+            });
+            match checked {
+                Ok(line) => last = Some(line),
+                Err(error) => {
+                    self.report.bad = Some(error);
+                    break;
+                }
             }
+        }
+        if let Some(last) = last {
+            self.report.last = Some((last.position(), last.chain));
         }
     }
 
@@ -76,20 +135,25 @@ impl Verifier {
         if self.lines.expected(before, line.object) != line.chain {
             return Err(Fault::Chain);
         }
-        match (line.kind, line.seq) {
-            (Kind::Header, _) => self.header(line)?,
-            (Kind::Checkpoint, _) => self.checkpoint(before, line)?,
-            (Kind::Event, Some(seq)) => self.event(seq, line)?,
-            (Kind::Event, None) => return Err(Fault::NotChained),
+        self.report.ended = false;
+        self.report.lines += 1;
+        let checked = match (line.kind, line.seq) {
+            (Kind::Header, _) => self.header(line),
+            (Kind::Checkpoint, _) => self.checkpoint(before, line),
+            (Kind::Event, Some(seq)) => self.event(seq, line),
+            (Kind::Event, None) => Err(Fault::NotChained),
+        };
+        self.report.lines -= u64::from(checked.is_err());
+        checked?;
+        if self.trust.anchor == Some(line.chain) {
+            self.report.anchor = Some(line.position());
         }
         self.chain = Some(line.chain);
-        self.report.last = Some(line.chain);
-        self.report.lines += 1;
         Ok(())
     }
 
     fn header(&mut self, line: &Line<'_>) -> Result<(), Fault> {
-        let header = line.header().map_err(|error| error.fault)?;
+        let mut header = line.header().map_err(|error| error.fault)?;
         let found = header.previous.as_ref().and_then(|hex| ChainHash::from_hex(hex.as_bytes()));
         match self.chain {
             None => self.report.follows = found,
@@ -100,6 +164,8 @@ impl Verifier {
         }
         self.next_seq = Some(header.first_seq);
         self.report.segments += 1;
+        header.header.policies = Vec::new();
+        self.report.header.get_or_insert(header);
         Ok(())
     }
 
@@ -109,7 +175,16 @@ impl Verifier {
             return Err(Fault::Signature);
         }
         self.check_seq(checkpoint.next_seq)?;
-        self.report.checkpoint = Some(checkpoint);
+        let trusted = self.trust.keys.contains(&checkpoint.key);
+        if self.trust.only && !trusted {
+            return Err(Fault::Key(checkpoint.key));
+        }
+        let so_far = self.report.signed.as_ref().map(|signed| signed.checkpoint.key);
+        if trusted || so_far.is_none_or(|key| !self.trust.keys.contains(&key)) {
+            self.report.ended = checkpoint.end;
+            let (at, lines, chain) = (line.position(), self.report.lines, line.chain);
+            self.report.signed = Some(Signed { at, lines, chain, checkpoint });
+        }
         Ok(())
     }
 
@@ -119,13 +194,21 @@ impl Verifier {
         if line.name == b"loss" {
             let event = line.event().map_err(|error| error.fault)?;
             if let Body::Loss(loss) = event.body {
-                last = loss.range.map_or(seq, |(_, last)| last);
-                self.report.losses.push(loss);
+                let (first, end) = loss.range.unwrap_or((seq, seq));
+                if first != seq || end < first {
+                    return Err(Fault::Seq { expected: seq, found: first.min(end) });
+                }
+                last = end;
+                self.report.lost = self.report.lost.saturating_add(loss.count);
+                if self.report.losses.len() < LOSSES_MAX {
+                    self.report.losses.push((line.position(), loss));
+                }
             }
         }
         self.next_seq = Some(last.saturating_add(1));
         let first = self.report.seqs.map_or(seq, |(first, _)| first);
         self.report.seqs = Some((first, last));
+        self.report.events += 1;
         Ok(())
     }
 

@@ -145,11 +145,14 @@ impl Summary {
             false => self.alarmed.write(out, "alarmed")?,
         }
         self.lost.write(out, "lost")?;
-        if let Some(Totals { path, lost, reason, .. }) = recording {
+        if let Some(Totals { path, lost, reason, checkpoint, .. }) = recording {
             writeln!(out, "  recording  {}", Shown(path.as_os_str().as_encoded_bytes()))?;
             if *lost != 0 {
                 let reason = reason.as_deref().unwrap_or("unknown reason");
                 writeln!(out, "             {lost} events are not in it: {}", printable(reason))?;
+            }
+            if let Some(checkpoint) = checkpoint {
+                writeln!(out, "  checkpoint {checkpoint}")?;
             }
         }
         Ok(())
@@ -255,7 +258,7 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::tests::sample;
+    use crate::{event::tests::sample, segment::ChainHash};
 
     fn open(path: &str, access: u32, answered: u8) -> Event {
         let mut event = sample(path.as_bytes());
@@ -328,13 +331,15 @@ mod tests {
             events: 10,
             lost: 3,
             reason: Some("No space left on device".into()),
+            checkpoint: Some(ChainHash([0xab; 32])),
         };
         let mut out = Vec::new();
         Summary::default().write(&mut out, "github", Some(&totals)).unwrap();
         let said = String::from_utf8(out).unwrap();
         assert!(said.ends_with(
             "  recording  /state/run.000001.jsonl\n             3 events are not in it: No space \
-             left on device\n"
+             left on device\n  checkpoint abababababababababababababababababababababababababababab\
+             abababab\n"
         ));
     }
 }

@@ -9,7 +9,11 @@ use std::{
 
 use monitor_common::policy::verdict;
 
-use crate::event::{Alert, Ancestor, Body, Event, Violation, printable};
+use crate::{
+    enrich::END,
+    event::{Alert, Ancestor, Body, Event, Violation, printable},
+    segment::{ChainHash, Checkpoint},
+};
 
 /// Characters of one process in a chain.
 const COMMAND_MAX: usize = 80;
@@ -18,6 +22,7 @@ const COMMAND_MAX: usize = 80;
 pub struct Terminal<W> {
     out: W,
     colour: bool,
+    checkpoints: bool,
 }
 
 impl Terminal<io::Stderr> {
@@ -26,14 +31,19 @@ impl Terminal<io::Stderr> {
         let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let out = io::stderr();
         let colour = out.is_terminal() && !refused;
-        Self { out, colour }
+        Self { out, colour, checkpoints: false }
     }
 }
 
 impl<W: Write> Terminal<W> {
     /// Any other place.
     pub fn new(out: W, colour: bool) -> Self {
-        Self { out, colour }
+        Self { out, colour, checkpoints: false }
+    }
+
+    /// Shows checkpoints too: somebody keeps what is written, and it can anchor the recording.
+    pub fn with_checkpoints(self, checkpoints: bool) -> Self {
+        Self { checkpoints, ..self }
     }
 
     /// Where it writes.
@@ -50,10 +60,28 @@ impl<W: Write> Terminal<W> {
                 let reason = printable(&loss.reason);
                 self.line(33, "loss", &format!("{} events are not recorded: {reason}", loss.count))
             }
+            (Body::Agent { action, .. }, _) if action == END => return,
             (Body::Agent { message, .. }, _) => self.line(33, "agent", &printable(message)),
             _ => return,
         };
-        // One write, so that lines of the server do not come between.
+        self.show(&text);
+    }
+
+    /// Shows a checkpoint, where that is wanted.
+    pub fn checkpoint(&mut self, chain: ChainHash, checkpoint: &Checkpoint) {
+        if self.checkpoints {
+            let before = checkpoint.next_seq;
+            self.show(&self.line(33, "checkpoint", &format!("{chain} before seq {before}")));
+        }
+    }
+
+    /// Shows what is no event.
+    pub fn say(&mut self, message: &str) {
+        self.show(&self.line(33, "agent", &printable(message)));
+    }
+
+    /// One write, so that lines of the server do not come between.
+    fn show(&mut self, text: &str) {
         let _ = self.out.write_all(text.as_bytes());
         let _ = self.out.flush();
     }

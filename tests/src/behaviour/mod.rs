@@ -27,6 +27,7 @@ behaviours! {
     opens,
     processes,
     real_server,
+    replacement,
     running,
     unix_sockets,
 }

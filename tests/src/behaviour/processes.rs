@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{Lab, cases::Cases};
 
 crate::tests! {
-    both: [other_processes_are_out_of_reach],
+    both: [other_processes_are_out_of_reach, process_that_has_ended_is_nobodys],
     // Nothing shows a received descriptor to the tracepoint backend.
     lsm: [received_descriptor_is_judged_like_an_open],
 }
@@ -63,6 +63,7 @@ const REACHES: &[(&str, &str)] = &[
     ("pidfd-getfd", "pidfd-getfd PID 1"),
     ("signal", "kill PID 18"),
     ("pidfd-signal", "pidfd-signal PID 18"),
+    ("queued-signal", "queue-signal PID 18"),
 ];
 
 fn other_processes_are_out_of_reach(lab: &Lab) -> Result<()> {
@@ -93,6 +94,23 @@ fn other_processes_are_out_of_reach(lab: &Lab) -> Result<()> {
     });
     let (found, all) = (found.count(), batch.events.violations().count());
     ensure!(found >= REACHES.len() && found == all, "{found} of {all} violations\n{batch}");
+    Ok(())
+}
+
+fn process_that_has_ended_is_nobodys(lab: &Lab) -> Result<()> {
+    lab.policy(PROCESSES)?;
+    let mut cases = Cases::new();
+    for number in 0..20 {
+        // The child may die of the signal before the call ends.
+        cases.add(&format!("ending.{number}"), "with-child kill PID 9");
+        cases.add(&format!("ended.{number}"), "kill-ended");
+    }
+    let batch = cases.run(lab)?;
+    for number in 0..20 {
+        batch.worked(&format!("ending.{number}"))?;
+        batch.worked(&format!("ended.{number}"))?;
+    }
+    ensure!(batch.events.violations().count() == 0, "{batch}");
     Ok(())
 }
 

@@ -79,13 +79,13 @@ impl Alerts {
             event: alert.event.clone(),
             subject: alert.subject.clone(),
         };
-        let evidence = alert.evidence.iter().map(|seq| recent.evidence(*seq));
+        let mut evidence = alert.evidence.iter().map(|seq| recent.evidence(*seq));
         if let Some(&at) = self.index.get(&key) {
             let known = &mut self.items[at];
             known.count += alert.count;
             known.last = known.last.max(Moment(event.time_ns));
             known.evidence.truncate(1);
-            known.evidence.extend(evidence.last());
+            known.evidence.extend(evidence.next_back());
             return;
         }
         let told = self.told.entry(violation.category).or_default();

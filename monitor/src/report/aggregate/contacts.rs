@@ -119,7 +119,7 @@ mod tests {
             IpAddr::V6(address) => (address.octets(), libc::AF_INET6),
         };
         let peer = Peer { address, family: family as u16, port: 1, ..Peer::default() };
-        scope(&Contact { peer, sets: 0, name: None })
+        scope(&Contact { peer, sets: 0, name: None, file: None })
     }
 
     #[test]

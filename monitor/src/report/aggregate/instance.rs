@@ -254,12 +254,11 @@ impl Gathered {
                 self.trail.touched(seen, "process", &subject, sets, &mut limits.trail);
             }
         }
-        let sets = seen.sets(0);
-        match limits.others.take(subject.as_bytes().len()) {
-            true => {
-                self.others.push(step(seen, seen.event.kind(), &subject, sets, None), OTHERS_MAX)
-            }
-            false => self.others.more += 1,
+        if limits.others.take(subject.as_bytes().len()) {
+            let step = step(seen, seen.event.kind(), &subject, seen.sets(0), None);
+            self.others.push(step, OTHERS_MAX);
+        } else {
+            self.others.more += 1;
         }
     }
 

@@ -191,7 +191,7 @@ impl Tracker {
     }
 }
 
-/// Beyond the lists' own bounds nothing is told apart any more.
+/// Beyond the lists' own bounds nothing is told apart any more: everything counts as new.
 fn is_first(
     since: &mut HashSet<(u32, u32, Bytes)>,
     seen: &Seen<'_>,
@@ -199,7 +199,7 @@ fn is_first(
     subject: &Bytes,
 ) -> bool {
     let key = (kind, seen.node.unwrap_or(u32::MAX), subject.clone());
-    since.len() < 4 * SENT_MAX && since.insert(key)
+    !since.contains(&key) && (since.len() >= 4 * SENT_MAX || since.insert(key))
 }
 
 fn order(seen: &Seen<'_>) -> Order {

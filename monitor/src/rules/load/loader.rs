@@ -12,6 +12,7 @@ use super::{
         labels,
         parse::{self, Document, Entry, Holds, RECORD_ALL, SetDocument},
         pattern::{self, Pattern},
+        resolve::Links,
         search::is_name,
         source::Origin,
         variables::{Scope, VariableError, Variables},
@@ -40,7 +41,7 @@ impl<'a> Loader<'a> {
             search,
             findings: Vec::new(),
             variables: Variables::new(bindings),
-            started: !bindings.arguments.is_empty(),
+            started: !bindings.arguments.is_empty() || bindings.elsewhere.is_some(),
             open: BTreeSet::new(),
             documents: Vec::new(),
             stack: Vec::new(),
@@ -209,7 +210,7 @@ impl<'a> Loader<'a> {
         let name = pattern.prefix.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
         let is_path = pattern.rest.is_empty();
         let written = pattern.display();
-        let links_met = pattern.resolve();
+        let links_met = pattern.resolve(&self.variables.links);
         let before = (!links_met.is_empty()).then_some(written);
         for link in links_met {
             // Whoever is kept from what a link leads to must not point it elsewhere either. An
@@ -244,12 +245,16 @@ impl<'a> Loader<'a> {
             return Err(RuleError::Findings(self.findings));
         }
         let sources = self.documents.iter().map(|document| document.source.clone());
+        let Variables { bindings, links, used, raw, .. } = self.variables;
+        let loaders = loaders(&links);
+        let is_here = bindings.elsewhere.is_none();
+        let world = bindings.world(raw, links.into_met());
         let mut loaded = Loaded {
             server: server.to_owned(),
             is_default,
             mode: Mode::Observe,
             sources: sources.chain(sets.iter().map(|set| set.source.clone())).collect(),
-            bindings: self.variables.used,
+            bindings: used,
             warnings: self.findings,
             open: self.open,
             record: RECORD_ALL,
@@ -257,10 +262,11 @@ impl<'a> Loader<'a> {
             unlisted_origins: [const { None }; access::COUNT],
             set_verdict: [verdict::DENY; set::COUNT],
             set_access: [0; set::COUNT],
-            labels: labels::of_sets(&self.paths),
+            labels: if is_here { labels::of_sets(&self.paths) } else { Vec::new() },
             paths: self.paths,
             addresses: self.addresses,
-            loaders: loaders(),
+            loaders,
+            world,
         };
         loaded.set_verdict[set::SENSITIVE] = verdict::ALERT;
         for document in sets {
@@ -280,7 +286,7 @@ fn origin(source: &Arc<Source>, entry: &Entry, list: String) -> Arc<Origin> {
 }
 
 /// Dynamic loaders: run as a command they execute a file that no exec hook is asked about.
-fn loaders() -> Vec<Pattern> {
+fn loaders(links: &Links<'_>) -> Vec<Pattern> {
     const PLACES: [&str; 3] = [
         "/{lib,lib32,lib64,libx32}/ld-*.so*",
         "/usr/{lib,lib32,lib64,libx32}/ld-*.so*",
@@ -291,7 +297,7 @@ fn loaders() -> Vec<Pattern> {
     let mut loaders: Vec<Pattern> = Vec::new();
     for pieces in all {
         let Ok(mut pattern) = Pattern::new(&pieces) else { continue };
-        pattern.resolve();
+        pattern.resolve(links);
         if !loaders.contains(&pattern) {
             loaders.push(pattern);
         }

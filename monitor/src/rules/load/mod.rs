@@ -19,6 +19,7 @@ use super::{
     search::is_name,
     source::Origin,
 };
+use crate::event::{PolicyText, SourceText, World};
 
 /// Name of the policy of servers that have no rule file.
 pub const DEFAULT: &str = "default";
@@ -79,6 +80,9 @@ pub struct Loaded {
     /// The variables that the rules use, with their values (bytes beyond ASCII as `\xNN`, several
     /// values one a line). `sets:HOME` are the homes that the sets cover.
     pub bindings: BTreeMap<String, String>,
+    /// What the machine has put into the rules: with it and the texts they can be loaded anywhere,
+    /// see [`Bindings::of_world`].
+    pub world: World,
     /// What may not be as meant.
     pub warnings: Vec<Finding>,
     /// Variables without a value because no command is known: what they allow is left out.
@@ -194,6 +198,25 @@ impl Loaded {
             if !self.warnings.contains(&warning) {
                 self.warnings.push(warning);
             }
+        }
+    }
+
+    /// The rules with all that they rest on, as recordings hold them.
+    pub fn text(&self, policy: u32, instance: u32) -> PolicyText {
+        let source = |source: &Arc<Source>| SourceText {
+            kind: source.kind.name().to_owned(),
+            name: source.name.clone(),
+            path: source.path.clone(),
+            text: source.text.clone(),
+        };
+        PolicyText {
+            policy,
+            server: self.server.clone(),
+            instance,
+            mode: self.mode.to_string(),
+            sources: self.sources.iter().map(source).collect(),
+            bindings: self.bindings.clone(),
+            world: Some(self.world.clone()),
         }
     }
 

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 pub use pieces::{PatternError, Piece, alternatives, pieces};
 
-use super::resolve::{Resolved, resolve};
+use super::resolve::{Links, Resolved, resolve};
 
 /// A component behind the literal prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,11 +103,11 @@ impl Pattern {
     }
 
     /// Resolves the literal prefix in place and returns the links on the way.
-    pub fn resolve(&mut self) -> Vec<Vec<u8>> {
+    pub fn resolve(&mut self, known: &Links<'_>) -> Vec<Vec<u8>> {
         if self.is_abstract() || self.prefix.is_empty() {
             return Vec::new();
         }
-        let Resolved { path, links } = resolve(&self.prefix);
+        let Resolved { path, links } = resolve(&self.prefix, known);
         self.prefix = path;
         links
     }

@@ -21,11 +21,15 @@ use super::{
     Bindings,
     error::nearest,
     pattern::{Pattern, Piece},
-    resolve::resolve,
+    resolve::{Links, resolve},
 };
+use crate::event::Bytes;
 
 const NAMES: [&str; 8] =
     ["HOME", "USER", "CWD", "TMPDIR", "ARGS_AFTER_MATCH", "ENV:NAME", "OPT:--name", "OTHER_HOMES"];
+
+/// Variables that do not come from environment or arguments.
+const OF_THE_USER: [&str; 5] = ["HOME", "USER", "CWD", "TMPDIR", "OTHER_HOMES"];
 
 /// Where a pattern stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,16 +121,28 @@ fn is_within(path: &[u8], directory: &[u8]) -> bool {
 
 /// Puts values in.
 pub struct Variables<'a> {
-    bindings: &'a Bindings,
+    /// Where values come from.
+    pub bindings: &'a Bindings,
+    /// Where symbolic links lead.
+    pub links: Links<'a>,
     /// What values may not lie over.
     pub guard: Guard,
     /// The variables used so far with their values, escaped.
     pub used: BTreeMap<String, String>,
+    /// Of those that come from environment and arguments the values as they were.
+    pub raw: BTreeMap<String, Vec<Bytes>>,
 }
 
 impl<'a> Variables<'a> {
     pub fn new(bindings: &'a Bindings) -> Self {
-        Self { bindings, guard: Guard::default(), used: BTreeMap::new() }
+        let links = bindings.elsewhere.as_ref().map(|elsewhere| &elsewhere.links);
+        Self {
+            bindings,
+            links: Links::new(links),
+            guard: Guard::default(),
+            used: BTreeMap::new(),
+            raw: BTreeMap::new(),
+        }
     }
 
     /// One pattern for each value of each variable.
@@ -187,6 +203,10 @@ impl<'a> Variables<'a> {
         if raw.is_empty() && !optional {
             return Err(VariableError::Missing(name.to_owned()));
         }
+        if !OF_THE_USER.contains(&name) {
+            let raw = raw.iter().map(|value| value.as_bytes().into()).collect();
+            self.raw.insert(name.to_owned(), raw);
+        }
         let mut values = Vec::new();
         for value in raw {
             let value = match place {
@@ -203,6 +223,10 @@ impl<'a> Variables<'a> {
 
     fn raw(&self, name: &str, scope: Scope) -> Result<Vec<&'a OsStr>, VariableError> {
         let bindings = self.bindings;
+        let elsewhere = bindings.elsewhere.as_ref();
+        if let Some(values) = elsewhere.and_then(|elsewhere| elsewhere.values.get(name)) {
+            return Ok(values.iter().map(OsString::as_os_str).collect());
+        }
         Ok(match (name, scope) {
             ("HOME", Scope::Set) => bindings.own_homes.iter().map(|p| p.as_os_str()).collect(),
             ("OTHER_HOMES", Scope::Set) => {
@@ -238,7 +262,8 @@ impl<'a> Variables<'a> {
         if value.is_empty() {
             return Err(VariableError::Empty(name.to_owned()));
         }
-        let path = resolve(self.bindings.cwd.join(value).as_os_str().as_bytes()).path;
+        let path = self.bindings.cwd.join(value);
+        let path = resolve(path.as_os_str().as_bytes(), &self.links).path;
         let Place::Start { open: true } = place else {
             // One path and no more: the sets and `deny` have their say about it as about any.
             let is_root = path.is_empty() && place == Place::Whole;

@@ -1,9 +1,12 @@
 //! Writing a recording: [`crate::segment`] describes its form. Segments are begun, closed and
 //! deleted here; what cannot be written is counted, and said in the stream.
 
+mod gap;
+mod keeper;
+mod options;
 mod output;
+mod resume;
 mod store;
-mod tail;
 mod writer;
 
 #[cfg(test)]
@@ -15,8 +18,8 @@ use thiserror::Error;
 
 use crate::event::VERSION;
 
-pub use store::Limits;
-pub use writer::{SegmentWriter, Totals};
+pub use options::{Limits, RecordingOptions, Sync};
+pub use writer::{Notice, SegmentWriter, Totals};
 
 /// Where a recording goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +33,6 @@ pub enum Destination {
         directory: PathBuf,
         /// What the recording is called. Taking the name of an earlier one continues it.
         stream: String,
-        /// Bounds of a segment and of the directory.
-        limits: Limits,
     },
 }
 

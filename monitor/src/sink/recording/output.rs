@@ -5,13 +5,14 @@ use std::{
     fs::File,
     io::{self, Write},
     path::Path,
+    sync::Arc,
 };
 
 use super::{SegmentError, store};
 
 /// See the module.
 pub(super) struct Output {
-    file: File,
+    file: Arc<File>,
     regular: bool,
     /// Bytes up to the end of the last whole line.
     pub(super) good: u64,
@@ -24,7 +25,7 @@ impl Output {
         let file = store::open(path, append)?;
         let metadata = file.metadata().map_err(SegmentError::io("open", path))?;
         let (regular, good) = (metadata.is_file(), metadata.len());
-        let mut output = Self { file, regular, good, torn: false };
+        let mut output = Self { file: Arc::new(file), regular, good, torn: false };
         if !append && good != 0 {
             // Left by an attempt to rotate that failed.
             output.cut(0).map_err(SegmentError::io("truncate", path))?;
@@ -40,7 +41,7 @@ impl Output {
         }
         let mut done = 0;
         while done < lines.len() {
-            let error = match self.file.write(&lines[done..]) {
+            let error = match (&*self.file).write(&lines[done..]) {
                 Ok(0) => io::ErrorKind::WriteZero.into(),
                 Ok(count) => {
                     done += count;
@@ -69,6 +70,11 @@ impl Output {
         self.file.set_len(length)?;
         (self.good, self.torn) = (length, false);
         Ok(())
+    }
+
+    /// The file, where it is one that can be waited for.
+    pub(super) fn regular(&self) -> Option<Arc<File>> {
+        self.regular.then(|| self.file.clone())
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {

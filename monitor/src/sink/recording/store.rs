@@ -8,25 +8,11 @@ use std::{
     time::SystemTime,
 };
 
-use super::SegmentError;
+use super::{Limits, SegmentError};
 use crate::segment::SegmentName;
 
-/// Bounds of a directory of recordings. The oldest segments that nobody writes are deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Size at which a segment is closed and the next begun.
-    pub segment_bytes: u64,
-    /// Bytes of all recordings in the directory.
-    pub total_bytes: u64,
-    /// Segments of all recordings in the directory.
-    pub segments: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { segment_bytes: 64 << 20, total_bytes: 1 << 30, segments: 1000 }
-    }
-}
+/// Ending of a compressed copy that is being made.
+pub(super) const DRAFT: &str = ".zst.draft";
 
 /// Opens for appending and locks. A link is followed only where the person named the file.
 pub(super) fn open(path: &Path, follow: bool) -> Result<File, SegmentError> {
@@ -75,44 +61,80 @@ pub(super) fn path(directory: &Path, stream: &str, segment: u64) -> PathBuf {
 pub(super) fn segments(
     directory: &Path,
     stream: &str,
-) -> Result<Vec<(u64, PathBuf)>, SegmentError> {
+) -> Result<Vec<(SegmentName, PathBuf)>, SegmentError> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(directory).map_err(SegmentError::io("read", directory))? {
-        let entry = entry.map_err(SegmentError::io("read", directory))?;
-        match SegmentName::of(&entry.path()) {
-            Some(name) if name.stream == stream => segments.push((name.segment, entry.path())),
+        let path = entry.map_err(SegmentError::io("read", directory))?.path();
+        match SegmentName::of(&path) {
+            Some(name) if name.stream == stream => segments.push((name, path)),
             _ => {}
         }
     }
-    segments.sort();
+    // Of a segment that is there twice, the plain one is the last.
+    segments.sort_by_key(|(name, _)| (name.segment, !name.compressed));
     Ok(segments)
 }
 
-/// Deletes the oldest segments until the directory is within its limits. Segments that somebody
-/// writes are locked and stay.
-pub(super) fn prune(directory: &Path, limits: &Limits) -> io::Result<()> {
+/// Deletes segments that are too old, and then the oldest until the directory is within its
+/// limits. Segments that somebody writes are locked and stay. Tells how many of a stream went.
+pub(super) fn prune(directory: &Path, stream: &str, limits: &Limits) -> io::Result<u64> {
     let mut segments: Vec<(SystemTime, PathBuf, u64)> = Vec::new();
     for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = fs::symlink_metadata(entry.path())?;
-        if metadata.is_file() && SegmentName::of(&entry.path()).is_some() {
-            segments.push((metadata.modified()?, entry.path(), metadata.len()));
+        let path = entry?.path();
+        if let Some(plain) = draft_of(&path) {
+            // Left by a crash, unless the one who compresses holds the plain file.
+            if lock(&plain).is_none_or(|locked| locked.is_ok()) {
+                remove(&path)?;
+            }
+        } else if SegmentName::of(&path).is_some() {
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_file() => {
+                    segments.push((found.modified()?, path, found.len()));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     segments.sort();
     let mut total: u64 = segments.iter().map(|(.., bytes)| bytes).sum();
     let mut count = segments.len();
-    for (_, path, bytes) in segments {
-        if total <= limits.total_bytes && count <= limits.segments {
+    let mut own = 0;
+    let oldest = limits.age.and_then(|age| SystemTime::now().checked_sub(age));
+    for (modified, path, bytes) in segments {
+        let expired = oldest.is_some_and(|oldest| modified < oldest);
+        if !expired && total <= limits.total_bytes && count <= limits.segments {
             break;
         }
-        if File::open(&path)?.try_lock().is_ok() {
-            fs::remove_file(&path)?;
+        if lock(&path).is_some_and(|locked| locked.is_ok()) {
+            remove(&path)?;
             total -= bytes;
             count -= 1;
+            own += u64::from(SegmentName::of(&path).is_some_and(|name| name.stream == stream));
         }
     }
-    Ok(())
+    Ok(own)
+}
+
+/// The segment that a draft is a compressed copy of.
+fn draft_of(path: &Path) -> Option<PathBuf> {
+    let plain = path.to_str()?.strip_suffix(DRAFT)?;
+    SegmentName::of(Path::new(plain))?;
+    Some(plain.into())
+}
+
+/// Tries to lock a file; `None` when there is none.
+fn lock(path: &Path) -> Option<Result<(), TryLockError>> {
+    File::open(path).ok().map(|file| file.try_lock())
+}
+
+/// Somebody else may have been faster.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +162,7 @@ mod tests {
         fs::write(at("mine.txt"), [0; 1000]).unwrap();
         let busy = open(&at("a.000001.jsonl"), false).unwrap();
         let limits = Limits { total_bytes: 200, ..Limits::default() };
-        prune(directory.path(), &limits).unwrap();
+        assert_eq!(prune(directory.path(), "b", &limits).unwrap(), 1);
         drop(busy);
         let left = |name| at(name).exists();
         assert!(left("a.000001.jsonl") && !left("b.000001.jsonl"));

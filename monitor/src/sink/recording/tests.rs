@@ -11,7 +11,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     event::{Body, Event, PolicyText, tests::sample},
-    segment::{self, Fault, Header, HeaderLine, Reader, Recording, Report, recordings, verify},
+    segment::{
+        self, Fault, Header, HeaderLine, Reader, Recording, Report, Trust, recordings, verify,
+    },
 };
 
 fn event(seq: u64) -> Event {
@@ -21,22 +23,38 @@ fn event(seq: u64) -> Event {
 fn header() -> Header {
     let source = crate::event::SourceText { text: "schema = 1\n".into(), ..Default::default() };
     let policy = PolicyText { policy: 3, sources: vec![source], ..Default::default() };
-    Header { policies: vec![policy], ..Header::of_host("lsm", &["file_open".to_owned()]).unwrap() }
+    let host = Header::of_host("lsm", &["file_open".to_owned()]).unwrap();
+    Header { began_ns: 5, policies: vec![policy], ..host }
 }
 
-fn write(destination: Destination, count: u64) -> Totals {
-    let mut writer = SegmentWriter::open(destination, header()).unwrap();
+fn open(
+    destination: Destination,
+    options: &RecordingOptions,
+) -> Result<SegmentWriter, SegmentError> {
+    SegmentWriter::open(destination, header(), options.clone(), None)
+}
+
+fn limited(limits: Limits) -> RecordingOptions {
+    RecordingOptions { limits, ..RecordingOptions::default() }
+}
+
+fn write_with(options: &RecordingOptions, destination: Destination, count: u64) -> Totals {
+    let mut writer = open(destination, options).unwrap();
     let first = writer.next_seq();
     (first..first + count).for_each(|seq| writer.write(&event(seq)));
     writer.finish()
 }
 
-fn check(path: &Path) -> Report {
-    verify(&Recording::file(path))
+fn write(destination: Destination, count: u64) -> Totals {
+    write_with(&RecordingOptions::default(), destination, count)
 }
 
-fn stream(directory: &Path, limits: Limits) -> Destination {
-    Destination::Directory { directory: directory.to_owned(), stream: "run".to_owned(), limits }
+fn check(path: &Path) -> Report {
+    verify(&Recording::file(path), &Trust::default())
+}
+
+fn stream(directory: &Path) -> Destination {
+    Destination::Directory { directory: directory.to_owned(), stream: "run".to_owned() }
 }
 
 /// The files of a directory's recording, in order.
@@ -49,12 +67,12 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 fn check_all(directory: &Path) -> Report {
     let all = recordings(&[directory.to_owned()]).unwrap();
     assert_eq!(all.len(), 1);
-    verify(&all[0])
+    verify(&all[0], &Trust::default())
 }
 
 /// A recording that is no file.
 fn check_bytes(bytes: &[u8]) -> Report {
-    segment::check(Reader::of("bytes", io::Cursor::new(bytes.to_vec())))
+    segment::check(Reader::of("bytes", io::Cursor::new(bytes.to_vec())), &Trust::default())
 }
 
 #[test]
@@ -113,7 +131,8 @@ fn what_is_no_recording_is_left_alone() {
         ("{\"v\":2,\"type\":\"header\"}\n", "has format 2, this version writes 1"),
     ] {
         fs::write(&path, text).unwrap();
-        let error = SegmentWriter::open(Destination::File(path.clone()), header()).err().unwrap();
+        let error =
+            open(Destination::File(path.clone()), &RecordingOptions::default()).err().unwrap();
         assert!(error.to_string().contains(message), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
@@ -123,18 +142,18 @@ fn what_is_no_recording_is_left_alone() {
 fn two_writers_do_not_share_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("events.jsonl");
-    let _first = SegmentWriter::open(Destination::File(path.clone()), header()).unwrap();
-    let error = SegmentWriter::open(Destination::File(path), header()).err().unwrap();
+    let _first = open(Destination::File(path.clone()), &RecordingOptions::default()).unwrap();
+    let error = open(Destination::File(path), &RecordingOptions::default()).err().unwrap();
     assert!(matches!(error, SegmentError::Busy(_)));
 }
 
 #[test]
 fn a_file_that_cannot_be_written_is_an_error_at_once() {
     let missing = Destination::File("/nonexistent/events.jsonl".into());
-    let error = SegmentWriter::open(missing, header()).err().unwrap().to_string();
+    let error = open(missing, &RecordingOptions::default()).err().unwrap().to_string();
     assert!(error.starts_with("cannot open /nonexistent/events.jsonl: "), "{error}");
     let full = Destination::File("/dev/full".into());
-    let error = SegmentWriter::open(full, header()).err().unwrap().to_string();
+    let error = open(full, &RecordingOptions::default()).err().unwrap().to_string();
     assert!(error.starts_with("cannot write /dev/full: "), "{error}");
 }
 
@@ -182,15 +201,18 @@ fn a_crash_before_the_first_line_leaves_nothing_in_the_way() {
 #[test]
 fn segments_rotate_by_size_and_the_oldest_are_deleted() {
     let directory = tempfile::tempdir().unwrap();
-    let limits = Limits { segment_bytes: 20_000, total_bytes: 100_000, segments: 3 };
-    write(stream(directory.path(), limits), 1000);
+    let limits = Limits { segment_bytes: 20_000, segments: 3, ..Limits::default() };
+    write_with(&limited(limits), stream(directory.path()), 1000);
     assert_eq!(files(directory.path()).len(), 3);
+    let newest = fs::read_to_string(files(directory.path()).pop().unwrap()).unwrap();
+    let newest: HeaderLine = serde_json::from_str(newest.lines().next().unwrap()).unwrap();
+    assert_eq!((newest.header.began_ns, newest.header.processes), (5, header().processes));
     let report = check_all(directory.path());
     assert!(report.bad.is_none());
     assert_eq!(report.segments, 3);
     assert!(report.follows.is_some());
     assert_eq!(report.seqs.unwrap().1, 999);
-    write(stream(directory.path(), limits), 10);
+    write_with(&limited(limits), stream(directory.path()), 10);
     let report = check_all(directory.path());
     assert!(report.bad.is_none());
     assert_eq!(report.seqs.unwrap().1, 1009);
@@ -199,12 +221,12 @@ fn segments_rotate_by_size_and_the_oldest_are_deleted() {
 #[test]
 fn a_stream_continues_behind_a_broken_and_an_empty_segment() {
     let directory = tempfile::tempdir().unwrap();
-    write(stream(directory.path(), Limits::default()), 5);
+    write(stream(directory.path()), 5);
     let first = store::path(directory.path(), "run", 1);
     let whole = fs::read(&first).unwrap();
     fs::write(&first, [&whole, b"{\"v\"".as_slice()].concat()).unwrap();
     fs::write(store::path(directory.path(), "run", 2), "").unwrap();
-    write(stream(directory.path(), Limits::default()), 5);
+    write(stream(directory.path()), 5);
     let report = check_all(directory.path());
     assert!(report.bad.is_none());
     assert_eq!((report.segments, report.seqs), (2, Some((0, 10))));
@@ -243,7 +265,7 @@ fn a_full_disk_loses_lines_and_says_so_and_the_chain_holds() {
     let ballast = disk.0.path().join("ballast");
     fs::write(&ballast, vec![1; 150_000]).unwrap();
     let path = disk.0.path().join("events.jsonl");
-    let mut writer = SegmentWriter::open(Destination::File(path.clone()), header()).unwrap();
+    let mut writer = open(Destination::File(path.clone()), &RecordingOptions::default()).unwrap();
     (0..500).for_each(|seq| writer.write(&event(seq)));
     writer.flush();
     let lost = writer.totals().lost;
@@ -258,7 +280,7 @@ fn a_full_disk_loses_lines_and_says_so_and_the_chain_holds() {
     let report = check(&path);
     assert!(report.bad.is_none());
     assert_eq!(report.seqs, Some((0, 509)));
-    assert_eq!(report.losses.iter().map(|loss| loss.count).sum::<u64>(), totals.lost);
+    assert_eq!(report.lost, totals.lost);
     let lines = report.lines - 1 - report.losses.len() as u64;
     assert_eq!(lines + totals.lost, 510, "written and lost are all there were");
 }
@@ -271,7 +293,7 @@ fn a_disk_that_stays_full_ends_in_a_counted_loss() {
     assert!(totals.lost > 0);
     let report = check(&path);
     assert!(report.bad.is_none());
-    let said: u64 = report.losses.iter().map(|loss| loss.count).sum();
+    let said = report.lost;
     let lines = report.lines - 1 - report.losses.len() as u64;
     assert!(lines + said <= 5000 && lines + totals.lost == 5000, "{report:?} {totals:?}");
 }
@@ -280,7 +302,7 @@ fn a_disk_that_stays_full_ends_in_a_counted_loss() {
 fn a_segment_that_cannot_be_begun_lets_the_old_one_grow() {
     let Some(disk) = SmallDisk::mount() else { return };
     let limits = Limits { segment_bytes: 30_000, ..Limits::default() };
-    let mut writer = SegmentWriter::open(stream(disk.0.path(), limits), header()).unwrap();
+    let mut writer = open(stream(disk.0.path()), &limited(limits)).unwrap();
     (0..2000).for_each(|seq| writer.write(&event(seq)));
     let totals = writer.finish();
     assert!(totals.lost > 0);
@@ -319,17 +341,20 @@ fn a_segment_of_another_stream_does_not_fit() {
     let one = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
     let limits = Limits { segment_bytes: 5_000, ..Limits::default() };
-    write(stream(one.path(), limits), 20);
-    write(stream(other.path(), limits), 30);
+    write_with(&limited(limits), stream(one.path()), 20);
+    write_with(&limited(limits), stream(other.path()), 30);
     let names = [files(one.path())[0].clone(), files(other.path())[1].clone()];
     let mixed = Recording { name: "mixed".into(), files: names.to_vec() };
-    assert!(matches!(verify(&mixed).bad.unwrap().fault, Fault::Follows { .. }));
+    assert!(matches!(verify(&mixed, &Trust::default()).bad.unwrap().fault, Fault::Follows { .. }));
 }
 
 #[test]
 fn an_endless_line_is_refused_without_eating_memory() {
     let endless = Reader::of("endless", io::Read::take(io::repeat(b'x'), 1 << 30));
-    assert!(matches!(segment::check(endless).bad.unwrap().fault, Fault::TooLong));
+    assert!(matches!(
+        segment::check(endless, &Trust::default()).bad.unwrap().fault,
+        Fault::TooLong
+    ));
 }
 
 fn recording(count: u64) -> Vec<u8> {

@@ -1,7 +1,7 @@
-//! Writing a recording. Lines are buffered; [`SegmentWriter::flush`] hands them to the kernel,
-//! and only the end of a segment waits for the disk. When writing fails, what is in the file ends
-//! with its last whole line, the lines that found no room are counted, and a `loss` line takes
-//! their place in the chain as soon as writing works again.
+//! Writing a recording. Lines are buffered; [`SegmentWriter::flush`] hands them to the kernel.
+//! When writing fails, what is in the file ends with its last whole line, the lines that found no
+//! room are counted, and a `loss` line takes their place in the chain as soon as writing works
+//! again.
 
 use std::{
     fs, io,
@@ -10,29 +10,40 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ed25519_dalek::SigningKey;
+
 use super::{
-    Destination, Limits, SegmentError,
+    Destination, RecordingOptions, SegmentError, Sync,
+    gap::{self, Gap},
+    keeper::{Job, Keeper},
     output::Output,
+    resume::{self, Opened},
     store,
-    tail::{self, Tail},
 };
 use crate::{
-    enrich::clock::{self, Clock},
-    event::{Body, Event, Loss, PolicyText},
-    segment::{Chain, ChainHash, Header, Place, kind_and_seq, split},
+    enrich::{
+        Table,
+        clock::{self, Clock},
+    },
+    event::{Body, Event, PolicyText},
+    segment::{Chain, ChainHash, Checkpoint, Header, Place, checkpoint::hex, split},
 };
 
 /// Bytes that are collected before they are written.
 const BUFFER: usize = 256 << 10;
-/// Time between attempts to write after a failure: the first, and the longest.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
 /// Writes a recording.
 pub struct SegmentWriter {
     header: Header,
+    /// For the headers of later segments.
+    processes: Table,
     place: Place,
-    rotation: Option<Rotation>,
+    options: RecordingOptions,
+    /// Directory and stream, where there are segments.
+    stream: Option<(PathBuf, String)>,
+    /// Size of the segment at which the next is tried.
+    rotate_at: u64,
+    begun: Instant,
     output: Output,
     lines: Chain,
     chain: ChainHash,
@@ -40,8 +51,14 @@ pub struct SegmentWriter {
     written: ChainHash,
     buffer: Vec<u8>,
     next_seq: u64,
-    failure: Option<Failure>,
+    gap: Option<Gap>,
+    /// Wait after the next failure; grows while what can be written is not even a buffer.
     retry: Duration,
+    key: Option<SigningKey>,
+    /// When the last checkpoint was made, and the line that it is.
+    signed: (Instant, ChainHash),
+    keeper: Keeper,
+    notices: Vec<Notice>,
     totals: Totals,
 }
 
@@ -56,54 +73,67 @@ pub struct Totals {
     pub lost: u64,
     /// Why they were lost, the latest reason.
     pub reason: Option<String>,
+    /// Chain of the last checkpoint.
+    pub checkpoint: Option<ChainHash>,
 }
 
-struct Rotation {
-    directory: PathBuf,
-    stream: String,
-    limits: Limits,
-    /// Size of the segment at which the next is tried.
-    at: u64,
-}
-
-/// Lines that found no room.
-struct Failure {
-    first_seq: u64,
-    last_seq: u64,
-    count: u64,
-    reason: String,
-    retry_at: Instant,
+/// What others than the recording should know of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// Something that belongs into the stream.
+    Agent {
+        /// One word.
+        action: &'static str,
+        /// What, in words.
+        message: String,
+    },
+    /// The line that stands for lost ones; it is in the recording.
+    Lost(Box<Event>),
+    /// A checkpoint; it is in the recording, as the line with this chain.
+    Checkpoint(ChainHash, Checkpoint),
 }
 
 impl SegmentWriter {
-    /// Opens the destination and writes the header.
+    /// Opens the destination and writes the header. Without a key there are no checkpoints.
     ///
     /// # Errors
     /// When the file cannot be opened or written, is in use, or holds something else.
-    pub fn open(destination: Destination, header: Header) -> Result<Self, SegmentError> {
-        let Opened { output, path, tail, segment, rotation } = match destination {
-            Destination::File(path) => open_file(path)?,
-            Destination::Directory { directory, stream, limits } => {
-                open_directory(directory, stream, limits)?
-            }
-        };
+    pub fn open(
+        destination: Destination,
+        mut header: Header,
+        options: RecordingOptions,
+        key: Option<SigningKey>,
+    ) -> Result<Self, SegmentError> {
+        let Opened { output, path, tail, segment, stream, plain } = resume::open(destination)?;
+        header.key = key.as_ref().map(|key| hex(key.verifying_key().as_bytes()));
+        header.privacy = options.privacy;
         let (first_seq, previous) = (tail.next_seq, tail.chain);
-        let place = Place { segment, first_seq, created_ns: 0, previous };
         let mut writer = Self {
             header,
-            place,
-            rotation,
+            processes: Table::default(),
+            place: Place { segment, first_seq, created_ns: 0, previous },
+            rotate_at: options.limits.segment_bytes,
+            options,
+            stream,
+            begun: Instant::now(),
             output,
             lines: Chain::default(),
             chain: ChainHash::default(),
             written: ChainHash::default(),
             buffer: Vec::with_capacity(BUFFER + BUFFER / 4),
             next_seq: tail.next_seq,
-            failure: None,
-            retry: RETRY_FIRST,
+            gap: None,
+            retry: gap::RETRY_FIRST,
+            key,
+            signed: (Instant::now(), ChainHash::default()),
+            keeper: Keeper::new(),
+            notices: Vec::new(),
             totals: Totals { path: path.clone(), ..Totals::default() },
         };
         writer.begin().map_err(SegmentError::io("write", &path))?;
+        for (output, path) in plain {
+            writer.keeper.ask(Job::Close(output, path));
+        }
         writer.prune();
         if tail.broken != 0 {
             writer.repaired(tail.broken);
@@ -130,21 +160,63 @@ impl SegmentWriter {
     pub fn write(&mut self, event: &Event) {
         self.totals.events += 1;
         self.next_seq = event.seq.saturating_add(1);
-        if self.failure.is_some() && !self.recover(event, false) {
+        if self.stream.is_some() {
+            self.processes.learn(event);
+        }
+        if self.gap.is_some() && !self.recover(event.seq) {
             return;
         }
         self.chain = self.lines.line(self.chain, &mut self.buffer, |out| event.write(out));
-        let size = self.output.good + self.buffer.len() as u64;
-        if self.rotation.as_ref().is_some_and(|rotation| size >= rotation.at) {
-            self.flush();
+        if self.stream.is_some() && self.output.good + self.buffer.len() as u64 >= self.rotate_at {
             self.rotate();
         } else if self.buffer.len() >= BUFFER {
-            self.flush();
+            self.hand_over();
         }
     }
 
-    /// Hands what is buffered to the kernel, or tries whether writing works again.
+    /// Hands what is buffered to the kernel, or tries whether writing works again. Makes a
+    /// checkpoint and a new segment when it is time.
     pub fn flush(&mut self) {
+        self.hand_over();
+        let (signed, _) = self.signed;
+        if signed.elapsed() >= self.options.checkpoint_every {
+            self.checkpoint(false);
+        }
+        let old = self.begun.elapsed() >= self.options.limits.segment_age;
+        if old && self.next_seq != self.place.first_seq {
+            self.rotate();
+        }
+        self.keeper.begin();
+    }
+
+    /// Writes what is left, ends with a checkpoint and waits for the disk.
+    pub fn finish(&mut self) -> Totals {
+        self.hand_over();
+        if self.gap.is_some() {
+            self.say_loss(true);
+        }
+        self.checkpoint(true);
+        if let Err(error) = self.output.sync() {
+            self.totals.reason = Some(error.to_string());
+        }
+        self.keeper.finish();
+        self.totals()
+    }
+
+    /// What became of the events so far.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.totals.clone();
+        totals.lost += self.gap.as_ref().map_or(0, |gap| gap.count);
+        totals
+    }
+
+    /// What others should know since the last call.
+    pub fn notices(&mut self) -> Vec<Notice> {
+        self.notices.extend(self.keeper.notices());
+        std::mem::take(&mut self.notices)
+    }
+
+    fn hand_over(&mut self) {
         if self.buffer.is_empty() {
             self.say_loss(false);
             return;
@@ -152,30 +224,12 @@ impl SegmentWriter {
         match self.output.append(&self.buffer) {
             Ok(()) => {
                 self.written = self.chain;
-                self.retry = RETRY_FIRST;
+                self.retry = gap::RETRY_FIRST;
+                self.sync_if(Sync::Flush);
             }
             Err((kept, error)) => self.fail(kept, &error),
         }
         self.buffer.clear();
-    }
-
-    /// Writes what is left and waits for the disk.
-    pub fn finish(&mut self) -> Totals {
-        self.flush();
-        if self.failure.is_some() {
-            self.say_loss(true);
-        }
-        if let Err(error) = self.output.sync() {
-            self.totals.reason = Some(error.to_string());
-        }
-        self.totals()
-    }
-
-    /// What became of the events so far.
-    pub fn totals(&self) -> Totals {
-        let mut totals = self.totals.clone();
-        totals.lost += self.failure.as_ref().map_or(0, |failure| failure.count);
-        totals
     }
 
     /// Writes the header of a new segment straight into the file.
@@ -187,18 +241,24 @@ impl SegmentWriter {
             self.lines.line(ChainHash::default(), &mut line, |out| header.write(out, place));
         self.output.append(&line).map_err(|(_, error)| error)?;
         (self.chain, self.written) = (chain, chain);
+        self.begun = Instant::now();
         Ok(())
     }
 
+    /// Closes the segment with a checkpoint and begins the next. If that fails, the old one grows.
     fn rotate(&mut self) {
-        let Some(rotation) = self.rotation.as_mut().filter(|_| self.failure.is_none()) else {
+        self.hand_over();
+        self.checkpoint(false);
+        let Some((directory, stream)) = self.stream.as_ref().filter(|_| self.gap.is_none()) else {
             return;
         };
-        let path = store::path(&rotation.directory, &rotation.stream, self.place.segment + 1);
+        let path = store::path(directory, stream, self.place.segment + 1);
         // Whatever comes of it, the next attempt is not for the next line.
-        rotation.at = self.output.good + rotation.limits.segment_bytes;
+        self.rotate_at = self.output.good + self.options.limits.segment_bytes;
+        self.begun = Instant::now();
         let Ok(output) = Output::open(&path, false) else { return };
         let before = std::mem::replace(&mut self.output, output);
+        self.header.processes = self.processes.known();
         let place = Place {
             segment: self.place.segment + 1,
             first_seq: self.next_seq,
@@ -213,20 +273,49 @@ impl SegmentWriter {
             let _ = fs::remove_file(&path);
             return;
         }
-        if let Err(error) = before.sync() {
-            self.totals.reason = Some(error.to_string());
-        }
-        self.totals.path = path;
-        if let Some(rotation) = &mut self.rotation {
-            rotation.at = rotation.limits.segment_bytes;
-        }
+        let closed = std::mem::replace(&mut self.totals.path, path);
+        self.rotate_at = self.options.limits.segment_bytes;
+        self.keeper.ask(Job::Close(before, closed));
         self.prune();
     }
 
-    fn prune(&self) {
-        let Some(rotation) = &self.rotation else { return };
-        if let Err(error) = store::prune(&rotation.directory, &rotation.limits) {
-            log::warn!("cannot delete old recordings in {}: {error}", rotation.directory.display());
+    fn prune(&mut self) {
+        let Some((directory, stream)) = self.stream.clone() else { return };
+        self.keeper.ask(Job::Prune { directory, stream, limits: self.options.limits });
+    }
+
+    /// Signs everything up to here, unless that has been done or lines cannot be written.
+    fn checkpoint(&mut self, end: bool) {
+        let Some(key) = self.key.as_ref().filter(|_| self.gap.is_none()) else { return };
+        let (_, last) = self.signed;
+        if last == self.written && !end {
+            return;
+        }
+        let ((boot_ns, time_ns), before) = (now(), self.written);
+        let mut checkpoint = Checkpoint::new(time_ns, boot_ns, self.next_seq, end);
+        let mut line = Vec::new();
+        let chain = self.lines.line(before, &mut line, |out| checkpoint.sign(key, before, out));
+        self.signed.0 = Instant::now();
+        // One that finds no room is missed by nobody: the events that find none are counted.
+        if self.output.append(&line).is_ok() {
+            (self.chain, self.written, self.signed.1) = (chain, chain, chain);
+            self.totals.checkpoint = Some(chain);
+            self.notices.push(Notice::Checkpoint(chain, checkpoint));
+            self.sync_if(Sync::Checkpoint);
+        }
+    }
+
+    fn sync_if(&mut self, policy: Sync) {
+        match self.output.regular() {
+            Some(file) if policy == self.options.sync && policy == Sync::Checkpoint => {
+                self.keeper.ask(Job::Sync(file, self.totals.path.clone()));
+            }
+            Some(file) if policy == self.options.sync => {
+                if let Err(error) = file.sync_data() {
+                    self.totals.reason = Some(error.to_string());
+                }
+            }
+            _ => {}
         }
     }
 
@@ -238,57 +327,49 @@ impl SegmentWriter {
             .and_then(|kept| split(&kept[memchr::memrchr(b'\n', kept).map_or(0, |end| end + 1)..]));
         self.written = last.map_or(self.written, |(_, chain)| chain);
         self.chain = self.written;
-        let count = memchr::memchr_iter(b'\n', lost).count() as u64;
-        self.failure = (count != 0).then(|| Failure {
-            first_seq: kind_and_seq(lost)
-                .and_then(|(_, seq)| seq)
-                .unwrap_or(self.next_seq.saturating_sub(count)),
-            last_seq: self.next_seq.saturating_sub(1),
-            count,
-            reason: error.to_string(),
-            retry_at: Instant::now() + self.retry,
-        });
+        self.gap = Gap::of(lost, self.next_seq, error, self.retry);
         self.totals.reason = Some(error.to_string());
+        if self.retry != gap::RETRY_FIRST {
+            return;
+        }
+        let message = format!(
+            "cannot write {}: {error}; events are judged as before, and not recorded until it can \
+             be written",
+            self.totals.path.display()
+        );
+        self.notices.push(Notice::Agent { action: "recording", message });
     }
 
     /// Whether writing works again. If not, the event is counted as lost.
-    fn recover(&mut self, event: &Event, now: bool) -> bool {
-        if self.say_loss(now) {
+    fn recover(&mut self, seq: u64) -> bool {
+        if self.say_loss(false) {
             return true;
         }
-        if let Some(failure) = &mut self.failure {
-            failure.count += 1;
-            failure.last_seq = event.seq;
+        if let Some(gap) = &mut self.gap {
+            gap.add(seq);
         }
         false
     }
 
     /// Tries to write the line that stands for the lost ones.
     fn say_loss(&mut self, now: bool) -> bool {
-        let Some(failure) = &mut self.failure else { return true };
-        if !now && Instant::now() < failure.retry_at {
+        let Some(gap) = &mut self.gap else { return true };
+        if !now && !gap.is_due() {
             return false;
         }
-        let loss = own(
-            failure.first_seq,
-            Body::Loss(Loss {
-                ring: "file".to_owned(),
-                reason: failure.reason.clone(),
-                count: failure.count,
-                range: Some((failure.first_seq, failure.last_seq)),
-            }),
-        );
+        let (seq, body) = gap.loss();
+        let loss = own(seq, body);
         let mut line = Vec::new();
         let chain = self.lines.line(self.written, &mut line, |out| loss.write(out));
         if let Err((_, error)) = self.output.append(&line) {
-            self.retry = (self.retry * 2).min(RETRY_LONGEST);
-            failure.retry_at = Instant::now() + self.retry;
-            failure.reason = error.to_string();
+            gap.failed(&error);
             return false;
         }
-        self.totals.lost += failure.count;
+        self.totals.lost += gap.count;
+        self.retry = gap::longer(gap.retry);
         (self.chain, self.written) = (chain, chain);
-        self.failure = None;
+        self.gap = None;
+        self.notices.push(Notice::Lost(Box::new(loss)));
         true
     }
 
@@ -305,64 +386,7 @@ impl SegmentWriter {
 
 impl Drop for SegmentWriter {
     fn drop(&mut self) {
-        self.flush();
-    }
-}
-
-/// A destination that is ready for its header.
-struct Opened {
-    output: Output,
-    path: PathBuf,
-    /// What the recording was before.
-    tail: Tail,
-    segment: u64,
-    rotation: Option<Rotation>,
-}
-
-fn open_file(path: PathBuf) -> Result<Opened, SegmentError> {
-    let mut output = Output::open(&path, true)?;
-    let tail = existing(&path)?;
-    if tail.broken != 0 {
-        output.cut(tail.good).map_err(SegmentError::io("repair", &path))?;
-    }
-    Ok(Opened { output, path, tail, segment: 1, rotation: None })
-}
-
-/// Goes on behind the last segment of the stream that holds a line.
-fn open_directory(
-    directory: PathBuf,
-    stream: String,
-    limits: Limits,
-) -> Result<Opened, SegmentError> {
-    store::check_stream(&stream)?;
-    store::make(&directory)?;
-    let segments = store::segments(&directory, &stream)?;
-    let segment = segments.last().map_or(1, |(number, _)| number + 1);
-    let mut tail = Tail::default();
-    for (_, path) in segments.iter().rev() {
-        let broken = tail.broken;
-        let mut output = Output::open(path, true)?;
-        tail = existing(path)?;
-        if tail.broken != 0 {
-            output.cut(tail.good).map_err(SegmentError::io("repair", path))?;
-        }
-        tail.broken += broken;
-        if tail.chain.is_some() {
-            break;
-        }
-    }
-    let path = store::path(&directory, &stream, segment);
-    let output = Output::open(&path, false)?;
-    let at = limits.segment_bytes;
-    let rotation = Some(Rotation { directory, stream, limits, at });
-    Ok(Opened { output, path, tail, segment, rotation })
-}
-
-/// The end of a recording that may be there already.
-fn existing(path: &Path) -> Result<Tail, SegmentError> {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() && metadata.len() != 0 => tail::examine(path),
-        _ => Ok(Tail::default()),
+        self.hand_over();
     }
 }
 

@@ -34,6 +34,8 @@ pub const STEPS: &[Step] = &[
         sys!(SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0_usize, 0)?;
         done("")
     }),
+    step("queue-signal", "PID SIGNAL", queue_signal),
+    step("kill-ended", "", kill_ended),
     step("pidfd-getfd", "PID FD", |words| {
         let (pid, fd): (i32, i32) = (words.number(0)?, words.number(1)?);
         let pidfd = own(sys!(SYS_pidfd_open, pid, 0)?);
@@ -49,11 +51,41 @@ pub const STEPS: &[Step] = &[
         std::thread::sleep(std::time::Duration::from_millis(words.number(0)?));
         done("")
     }),
+    step("await", "PATH", |words| {
+        while sys::identity(&words.path(0)).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        done("")
+    }),
     step("environment", "NAME", |words| {
         let value = std::env::var(words.text(0)?);
         done(value.map_or_else(|_| "unset".to_owned(), |value| format!("value={value}")))
     }),
 ];
+
+/// Sends a signal that claims to come from a timer.
+fn queue_signal(words: Words<'_>) -> Done {
+    let (pid, signal): (i32, i32) = (words.number(0)?, words.number(1)?);
+    // SAFETY: plain integers.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    info.si_code = libc::SI_TIMER;
+    sys!(SYS_rt_sigqueueinfo, pid, signal, &raw const info).and_then(|_| done(""))
+}
+
+/// Sends a signal to a child that has ended and was not waited for.
+fn kill_ended(_: Words<'_>) -> Done {
+    let child = sys::fork()?;
+    if child == 0 {
+        // SAFETY: _exit has no preconditions.
+        unsafe { libc::_exit(0) };
+    }
+    let none = std::ptr::null_mut::<libc::siginfo_t>();
+    let ended = libc::WEXITED | libc::WNOWAIT;
+    sys!(SYS_waitid, libc::P_PID, child, none, ended, 0_usize)?;
+    let killed = sys!(SYS_kill, child, libc::SIGTERM);
+    sys::wait(child)?;
+    killed.and_then(|_| done(""))
+}
 
 /// Says where its secret lies and waits until stdin ends: the target of the other steps, run
 /// outside the tree.
