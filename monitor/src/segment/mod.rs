@@ -30,6 +30,9 @@ mod reader;
 mod unknown;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use checkpoint::Checkpoint;
 pub use files::{Recording, SegmentName, recordings};
 pub use header::{Header, HeaderLine, Place};
