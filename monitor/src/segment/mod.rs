@@ -27,6 +27,7 @@ mod header;
 pub mod key;
 mod line;
 mod reader;
+mod unknown;
 mod verify;
 
 #[cfg(test)]
