@@ -13,6 +13,9 @@ pub const STRINGS_MAX: usize = 32768;
 pub const TAGS_MAX: u32 = 65536;
 /// Tags in use from which forks of tagged processes are refused, so that the table never overflows.
 pub const TAGS_REFUSE: u64 = TAGS_MAX as u64 - 1024;
+/// Tags in use from which a tree that got to fork all the same is killed, while every process of it
+/// still has its tag.
+pub const TAGS_SENTENCE: u64 = TAGS_MAX as u64 - 512;
 /// Instances at one time.
 pub const INSTANCES_MAX: u32 = 4096;
 /// Policies in the kernel at one time; slot 0 is never used.

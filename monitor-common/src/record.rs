@@ -280,7 +280,7 @@ pub mod counter {
     pub const VIOLATIONS_LOST: u32 = 3;
     /// Hooks that found no free scratch slot: refused in enforce, and no record made.
     pub const SCRATCH_EXHAUSTED: u32 = 4;
-    /// Processes that could not be tagged because the table was full: their tree was killed.
+    /// Forks that left the tag table too little room: their tree was killed.
     pub const TAG_FAILED: u32 = 5;
     /// Forks refused because the tag table was nearly full.
     pub const FORK_REFUSED: u32 = 6;

@@ -6,7 +6,7 @@
 //! | new thread | shared, it has the tgid |
 //! | exec | kept |
 //! | last thread ends | removed |
-//! | table full | lsm: the fork is refused before; else the tree is killed |
+//! | table nearly full | lsm: the fork is refused; else the tree is killed, while all are tagged |
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
@@ -128,7 +128,6 @@ pub fn insert(tgid: u32, tag: &Tag) -> bool {
     let fresh = tag_of(tgid).is_none();
     if let Err(errno) = TAGS.insert(tgid, tag, 0) {
         warn!((), "cannot tag process {} of instance {}: {}", tgid, tag.instance, errno);
-        emit::count(counter::TAG_FAILED);
         return false;
     }
     if fresh {

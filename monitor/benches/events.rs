@@ -90,7 +90,10 @@ fn main() -> Result<()> {
     for Step { name, rates, .. } in &mut steps {
         rates.sort_by(f64::total_cmp);
         let [low, middle, high] = [0, ROUNDS / 2, ROUNDS - 1].map(|place| rates[place]);
-        println!("{name:<44} {middle:>10.0}  ({low:.0} to {high:.0})");
+        let megabytes = middle * bytes as f64 / 1e6;
+        println!(
+            "{name:<44} {middle:>10.0}  ({low:.0} to {high:.0})  {megabytes:.0} MB/s of lines"
+        );
     }
     Ok(())
 }

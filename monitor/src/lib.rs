@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod launch;
 pub mod pipeline;
 pub mod replay;
+pub mod report;
 pub mod respond;
 pub mod rules;
 pub mod segment;

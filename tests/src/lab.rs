@@ -86,6 +86,11 @@ impl Lab {
         self.folder().join("rules")
     }
 
+    /// The key that signs this test's recordings; the machine's own is left alone.
+    pub fn key(&self) -> PathBuf {
+        self.folder().join("audit.key")
+    }
+
     /// A path beneath the fixture HOME; nothing is created.
     pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.home().join(relative)

@@ -35,7 +35,7 @@ impl<'a> Run<'a> {
         command.args(["run", "--mode", &mode.to_string()]);
         command.args(["--backend", &lab.backend().to_string()]);
         command.arg("--home").arg(lab.home());
-        command.arg("--events").arg(&events);
+        command.arg("--events").arg(&events).arg("--key").arg(lab.key());
         if has_policy {
             command.args(["--server", SERVER]).arg("--rules").arg(lab.rules());
         }

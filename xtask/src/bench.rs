@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::command::{as_root, run, say};
 use crate::machine::{Boot, Kernel, boot, build_image};
-use crate::{build, setup, test, workspace};
+use crate::{build, setup};
 
 /// Opens of the unthrottled flood on a test machine, which is emulated: less than here.
 const FLOOD: &str = "300000";
@@ -38,20 +38,17 @@ pub fn everywhere(selection: &Selection) -> Result<()> {
     if !selection.host {
         setup::machines()?;
     }
-    let mut programs = test::programs()?;
-    let built = workspace::target().join(build::HOST).join("release");
-    programs.extend(["bench", "workload"].map(|name| built.join(name)));
-    let empty = built.join("empty.bpf.o");
+    let (agent, [bench, workload, init]) = build::agent_and(["bench", "workload", "init"])?;
+    let empty = bench.with_file_name("empty.bpf.o");
     build::place(&setup::bpf_compiler()?.build_empty()?, &empty)?;
-    programs.push(empty);
     if !selection.vm {
         say("measuring on this machine: leave it alone for some minutes");
-        let mut bench = as_root(built.join("bench"));
+        let mut bench = as_root(&bench);
         bench.args(["--backend", "tracepoint", "--rounds", &selection.rounds]);
-        run(bench.args(&selection.only).env("MCP_MONITOR", &programs[0]))?;
+        run(bench.args(&selection.only).env("MCP_MONITOR", &agent))?;
     }
     if !selection.host {
-        on_machine(selection, &programs)?;
+        on_machine(selection, &[agent, bench, workload, init, empty])?;
     }
     Ok(())
 }

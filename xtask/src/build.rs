@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -12,6 +11,7 @@ use crate::{setup, workspace};
 /// The host's triple, spelled out: with `--target`, flags for the agent leave build scripts and
 /// procedural macros alone, which cannot be linked statically.
 pub const HOST: &str = "x86_64-unknown-linux-gnu";
+const AGENT: &str = "mcp-monitor";
 
 /// Compiles the kernel programs to [`workspace::bpf_object`].
 pub fn kernel_programs() -> Result<PathBuf> {
@@ -24,24 +24,28 @@ pub fn kernel_programs() -> Result<PathBuf> {
 
 /// Builds the agent with the kernel programs inside, as target/release/mcp-monitor.
 pub fn agent() -> Result<PathBuf> {
-    let object = kernel_programs()?;
-    let mut build = static_cargo("build");
-    build.args(["--release", "--package", "mcp-monitor"]);
-    build.env("MCP_MONITOR_BPF_OBJECT", &object);
-    run(&mut build)?;
-    let built = workspace::target().join(HOST).join("release/mcp-monitor");
-    let binary = workspace::target().join("release/mcp-monitor");
-    place(&built, &binary)?;
-    say(format!("built {}", binary.display()));
-    Ok(binary)
+    let (agent, []) = agent_and([])?;
+    say(format!("built {}", agent.display()));
+    Ok(agent)
 }
 
-/// A cargo whose binaries are static, so that they run on any distribution and in the test images.
-pub fn static_cargo(subcommand: &str) -> Command {
-    let mut command = cargo();
-    command.args([subcommand, "--target", HOST]);
-    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    command
+/// Builds the agent and these programs of the tests' crate; their paths.
+///
+/// cargo unites the features of the packages that a command names. Both are named always, so that
+/// the agent is the same one, and compiled once, whatever is built with it.
+pub fn agent_and<const N: usize>(others: [&str; N]) -> Result<(PathBuf, [PathBuf; N])> {
+    let object = kernel_programs()?;
+    let mut build = cargo();
+    build.args(["build", "--release", "--target", HOST]);
+    build.args(["--package", AGENT, "--package", "end-to-end", "--bin", AGENT]);
+    build.args(others.iter().flat_map(|program| ["--bin", program]));
+    // Static, so that they run on any distribution and in the test images.
+    build.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    run(build.env("MCP_MONITOR_BPF_OBJECT", &object))?;
+    let built = workspace::target().join(HOST).join("release");
+    let agent = workspace::target().join("release").join(AGENT);
+    place(&built.join(AGENT), &agent)?;
+    Ok((agent, others.map(|program| built.join(program))))
 }
 
 /// Copies a built file to where people look for it, unless it is there already: an unchanged

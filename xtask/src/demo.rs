@@ -9,19 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::command::{as_root, run};
-use crate::{build, real_server, setup, workspace};
+use crate::{build, real_server, setup};
 
 /// Sets up, builds, installs the real server, and shows.
 pub fn show() -> Result<()> {
     let mut clock = Clock::default();
     clock.time("the compiler of the kernel programs", setup::bpf_compiler)?;
-    let agent = clock.time("kernel programs and mcp-monitor", build::agent)?;
-    clock.time("the demo with its MCP client", || {
-        let mut client = build::static_cargo("build");
-        run(client.args(["--release", "--package", "end-to-end", "--bin", "demo"]))
-    })?;
+    let (agent, [demo]) =
+        clock.time("kernel programs, mcp-monitor, MCP client", || build::agent_and(["demo"]))?;
     let servers = clock.time("Node.js and the real server", real_server::installed)?;
-    let demo = workspace::target().join(build::HOST).join("release/demo");
     clock.time("the demo itself", || {
         run(as_root(demo).arg("--monitor").arg(&agent).arg("--servers").arg(&servers))
     })?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::command::{as_root, cargo, run, say};
+use crate::command::{as_root, cargo, say};
 use crate::machine::{Boot, Kernel, boot, build_image};
 use crate::results::Results;
 use crate::{build, real_server, setup, workspace};
@@ -154,13 +154,9 @@ pub fn one_command(what: OnMachine) -> Result<()> {
 }
 
 /// Builds what the tests run and returns it: the agent, the tests, the actor, the machines' init.
-pub fn programs() -> Result<Vec<PathBuf>> {
-    let agent = build::agent()?;
-    let mut build = build::static_cargo("build");
-    run(build.args(["--release", "--package", "end-to-end"]))?;
-    let folder = workspace::target().join(build::HOST).join("release");
-    let tests = ["end-to-end", "actor", "init"].map(|name| folder.join(name));
-    Ok(std::iter::once(agent).chain(tests).collect())
+fn programs() -> Result<Vec<PathBuf>> {
+    let (agent, tests) = build::agent_and(["end-to-end", "actor", "init"])?;
+    Ok([agent].into_iter().chain(tests).collect())
 }
 
 fn unit(results: &mut Results, filter: Option<&str>) -> Result<()> {

@@ -3,9 +3,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use monitor_common::{policy::Tag, record::kind};
+use monitor_common::{
+    limits::TAGS_SENTENCE,
+    policy::Tag,
+    record::{counter, kind},
+};
 
 use crate::{
+    emit,
     instance::{self, Current},
     judge,
     kernel_field::Address,
@@ -22,15 +27,16 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(tag) = instance::tag_of(parent_tgid) else { return 0 };
-    if !instance::insert(child_tgid, &Tag { ..tag }) {
-        instance::doom(tag.slot);
-        instance::kill_current();
-        return 0;
-    }
+    let tagged = instance::insert(child_tgid, &Tag { ..tag });
     if let Current::Tagged(subject) = instance::current() {
         judge::run(&subject, kind::FORK, Means::KillOnly, |scratch, _| {
             judge::describe_target(scratch, child);
         });
+    }
+    if !tagged || instance::tags_in_use() >= TAGS_SENTENCE {
+        emit::count(counter::TAG_FAILED);
+        instance::doom(tag.slot);
+        instance::kill_current();
     }
     0
 }

@@ -3,6 +3,7 @@
 mod check;
 mod explain;
 mod replay;
+mod report;
 mod rule_options;
 mod run;
 mod verify;
@@ -35,6 +36,7 @@ enum Verb {
     Check(check::Arguments),
     Explain(explain::Arguments),
     Replay(replay::Arguments),
+    Report(report::Arguments),
     Run(run::Arguments),
     Verify(verify::Arguments),
 }
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
         Verb::Replay(arguments) => replay::main(&arguments),
+        Verb::Report(arguments) => report::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),
         Verb::Verify(arguments) => verify::main(&arguments),
     }

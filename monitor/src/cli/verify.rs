@@ -68,7 +68,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     for recording in &all {
         let report = segment::verify(recording, &summary.trust);
         summary.add(&report);
-        let unknown = unknown(&report, &summary.trust);
+        let unknown = report.unknown(&summary.trust);
         if arguments.json {
             values.push(to_json(recording, &report, &summary.trust, &unknown));
         } else {
@@ -137,60 +137,6 @@ impl Summary {
 /// Keys were named, and none of them has signed anything.
 fn unsigned(report: &Report, trust: &Trust) -> bool {
     trust.only && report.signed.is_none() && report.bad.is_none()
-}
-
-/// What cannot be known of a recording, in sentences.
-fn unknown(report: &Report, trust: &Trust) -> Vec<String> {
-    let mut unknown = Vec::new();
-    if let Some(follows) = &report.follows {
-        unknown.push(format!(
-            "it goes on from a line with chain {follows}, which is not here: earlier segments were \
-             deleted, by the retention or by somebody"
-        ));
-    }
-    let behind = match &report.signed {
-        Some(signed) => report.lines - signed.lines,
-        None => report.lines,
-    };
-    match &report.signed {
-        None if report.bad.is_some() => {
-            unknown.push("no checkpoint stands before what is wrong: nothing is sure".to_owned());
-        }
-        None => unknown.push(
-            "it is not signed: whoever could write the file could make all of it anew".to_owned(),
-        ),
-        Some(signed) if !trust.keys.contains(&signed.checkpoint.key) => unknown.push(format!(
-            "it is signed with key {}, which nothing here vouches for: name the host's audit.pub \
-             with --key",
-            hex(&signed.checkpoint.key)
-        )),
-        Some(_) => {}
-    }
-    if report.signed.is_some() && behind != 0 {
-        unknown.push(format!(
-            "{behind} lines stand behind the last checkpoint: nothing shows that they are as they \
-             were written"
-        ));
-    }
-    if !report.ended && report.bad.is_none() {
-        unknown.push(
-            "unanchored end: it does not end with a closing checkpoint, so that it is still being \
-             written, its monitor was killed, or its end was cut off"
-                .to_owned(),
-        );
-    }
-    unknown.push(match &report.anchor {
-        Some(at) => format!(
-            "behind line {} of {}, whose chain you kept, root on the host could have signed \
-             anything anew",
-            at.line,
-            shown(&at.file)
-        ),
-        None => "unanchored: root on the host could have made and signed all of it anew; keep a \
-                 checkpoint elsewhere and name it with --checkpoint"
-            .to_owned(),
-    });
-    unknown
 }
 
 fn shown(path: &Path) -> Shown<'_> {

@@ -37,7 +37,8 @@ impl Ledger {
             ("violations", "ring full", counter(counter::VIOLATIONS_LOST)),
             ("hooks", "no scratch slot free", counter(counter::SCRATCH_EXHAUSTED)),
             ("hooks", "policy missing", counter(counter::POLICY_MISSING)),
-            ("hooks", "process not tagged, tag table full", counter(counter::TAG_FAILED)),
+            ("hooks", "fork refused, tag table full", counter(counter::FORK_REFUSED)),
+            ("hooks", "server killed, tag table full", counter(counter::TAG_FAILED)),
             ("rings", "kind unknown to this version", delivered.unknown),
             ("rings", "not a record", delivered.undecodable),
         ];

@@ -1,7 +1,7 @@
 //! Struct layouts of the running kernel from its BTF
 //! (Documentation/bpf/btf.rst, "BTF Type and String Encoding").
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs};
 
 use super::KernelError;
 
@@ -13,63 +13,60 @@ const KIND_FUNC: u32 = 12;
 const WRAPPERS: [u32; 5] = [8, 9, 10, 11, 18];
 const TYPE_BYTES: usize = 12;
 
-/// Parsed BTF, enough to find members and parameters by name.
-pub struct Btf {
-    data: Vec<u8>,
-    strings: usize,
-    /// Position of each type, by id.
-    types: Vec<usize>,
-    structs: HashMap<Vec<u8>, u32>,
-    functions: HashMap<Vec<u8>, u32>,
-    typedefs: HashMap<Vec<u8>, u32>,
+/// What the functions are called that BPF LSM programs attach to.
+const HOOK: &[u8] = b"bpf_lsm_";
+/// What the typedefs are called that tell a tracepoint's arguments.
+const TRACEPOINT: &[u8] = b"btf_trace_";
+
+/// The kernel's BTF as it stands in `/sys/kernel/btf/vmlinux`.
+///
+/// # Errors
+///
+/// When the kernel was built without BTF (CONFIG_DEBUG_INFO_BTF).
+pub fn read() -> Result<Vec<u8>, KernelError> {
+    fs::read("/sys/kernel/btf/vmlinux").map_err(KernelError::Btf)
 }
 
-impl Btf {
-    /// Reads `/sys/kernel/btf/vmlinux`.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel was built without BTF (CONFIG_DEBUG_INFO_BTF) or it cannot be parsed.
-    pub fn of_kernel() -> Result<Self, KernelError> {
-        let path = Path::new("/sys/kernel/btf/vmlinux");
-        let data = fs::read(path).map_err(KernelError::Btf)?;
-        Self::parse(data).ok_or(KernelError::BtfMalformed)
-    }
+/// Parsed BTF, enough to find members of structs, and parameters of LSM hooks and tracepoints.
+pub struct Btf<'a> {
+    data: &'a [u8],
+    strings: usize,
+    /// Position of each type, by id.
+    types: Vec<u32>,
+    structs: HashMap<&'a [u8], u32>,
+    hooks: HashMap<&'a [u8], u32>,
+    tracepoints: HashMap<&'a [u8], u32>,
+}
 
-    fn parse(data: Vec<u8>) -> Option<Self> {
-        let header_bytes = word(&data, 4)? as usize;
-        let types_at = header_bytes + word(&data, 8)? as usize;
-        let types_end = types_at + word(&data, 12)? as usize;
-        let strings = header_bytes + word(&data, 16)? as usize;
+impl<'a> Btf<'a> {
+    /// Parses what [`read`] returns; `None` where it is not in a form that we know.
+    pub fn parse(data: &'a [u8]) -> Option<Self> {
+        let header_bytes = word(data, 4)? as usize;
+        let types_at = header_bytes + word(data, 8)? as usize;
+        let types_end = types_at + word(data, 12)? as usize;
+        let strings = header_bytes + word(data, 16)? as usize;
         let mut btf = Self {
             data,
             strings,
             types: vec![0],
             structs: HashMap::new(),
-            functions: HashMap::new(),
-            typedefs: HashMap::new(),
+            hooks: HashMap::new(),
+            tracepoints: HashMap::new(),
         };
         let mut at = types_at;
         while at < types_end {
-            let info = word(&btf.data, at + 4)?;
-            let id = btf.types.len() as u32;
-            btf.types.push(at);
-            let name = btf.name(word(&btf.data, at)?)?;
-            match kind(info) {
-                KIND_STRUCT if !name.is_empty() => {
-                    let name = name.to_vec();
-                    btf.structs.entry(name).or_insert(id);
-                }
-                KIND_FUNC => {
-                    let name = name.to_vec();
-                    btf.functions.entry(name).or_insert(id);
-                }
-                KIND_TYPEDEF => {
-                    let name = name.to_vec();
-                    btf.typedefs.entry(name).or_insert(id);
-                }
-                _ => {}
+            let info = word(data, at + 4)?;
+            let name = btf.from_name(word(data, at)?)?;
+            let named = match kind(info) {
+                KIND_STRUCT if name.first() != Some(&0) => Some(&mut btf.structs),
+                KIND_FUNC if name.starts_with(HOOK) => Some(&mut btf.hooks),
+                KIND_TYPEDEF if name.starts_with(TRACEPOINT) => Some(&mut btf.tracepoints),
+                _ => None,
+            };
+            if let Some(named) = named {
+                named.entry(first_string(name)).or_insert(btf.types.len() as u32);
             }
+            btf.types.push(at as u32);
             at += TYPE_BYTES + extra_bytes(info);
         }
         Some(btf)
@@ -88,47 +85,47 @@ impl Btf {
         Some(offset)
     }
 
-    /// Position of a function's parameter.
+    /// Position of a parameter of an LSM hook's function.
     pub fn parameter(&self, function: &str, parameter: &str) -> Option<u32> {
-        let func = self.types[*self.functions.get(function.as_bytes())? as usize];
-        let proto = *self.types.get(word(&self.data, func + 8)? as usize)?;
+        let func = self.at(*self.hooks.get(function.as_bytes())?)?;
+        let proto = self.at(word(self.data, func + 8)?)?;
         let count = self.parameters_of(proto)?;
         (0..count).find(|i| {
             let at = proto + TYPE_BYTES + *i as usize * 8;
-            let name = word(&self.data, at).and_then(|offset| self.name(offset));
+            let name = word(self.data, at).and_then(|offset| self.name(offset));
             name == Some(parameter.as_bytes())
         })
     }
 
     /// Number of arguments that programs on a tracepoint get.
     pub fn tracepoint_arguments(&self, name: &str) -> Option<u32> {
-        let typedef = *self.typedefs.get(format!("btf_trace_{name}").as_bytes())?;
-        let pointer = self.types[self.unwrapped(typedef)? as usize];
-        let proto = *self.types.get(word(&self.data, pointer + 8)? as usize)?;
+        let typedef = *self.tracepoints.get(format!("btf_trace_{name}").as_bytes())?;
+        let pointer = self.at(self.unwrapped(typedef)?)?;
+        let proto = self.at(word(self.data, pointer + 8)?)?;
         // The first parameter is the tracepoint's own data.
         self.parameters_of(proto)?.checked_sub(1)
     }
 
     fn parameters_of(&self, proto: usize) -> Option<u32> {
-        Some(word(&self.data, proto + 4)? & 0xffff)
+        Some(word(self.data, proto + 4)? & 0xffff)
     }
 
-    /// Whether a function of this name exists.
+    /// Whether an LSM hook has a function of this name.
     pub fn has_function(&self, function: &str) -> bool {
-        self.functions.contains_key(function.as_bytes())
+        self.hooks.contains_key(function.as_bytes())
     }
 
     fn member(&self, id: u32, wanted: &[u8]) -> Option<(u32, u32)> {
-        let at = *self.types.get(self.unwrapped(id)? as usize)?;
-        let info = word(&self.data, at + 4)?;
+        let at = self.at(self.unwrapped(id)?)?;
+        let info = word(self.data, at + 4)?;
         if !matches!(kind(info), KIND_STRUCT | KIND_UNION) {
             return None;
         }
         for i in 0..(info & 0xffff) as usize {
             let member = at + TYPE_BYTES + i * 12;
-            let name = self.name(word(&self.data, member)?)?;
-            let of_type = word(&self.data, member + 4)?;
-            let bits = word(&self.data, member + 8)?;
+            let name = self.name(word(self.data, member)?)?;
+            let of_type = word(self.data, member + 4)?;
+            let bits = word(self.data, member + 8)?;
             let bits = if info >> 31 == 1 { bits & 0xff_ffff } else { bits };
             if name == wanted {
                 return Some((bits / 8, of_type));
@@ -144,18 +141,31 @@ impl Btf {
 
     fn unwrapped(&self, mut id: u32) -> Option<u32> {
         loop {
-            let at = *self.types.get(id as usize)?;
-            if !WRAPPERS.contains(&kind(word(&self.data, at + 4)?)) {
+            let at = self.at(id)?;
+            if !WRAPPERS.contains(&kind(word(self.data, at + 4)?)) {
                 return Some(id);
             }
-            id = word(&self.data, at + 8)?;
+            id = word(self.data, at + 8)?;
         }
     }
 
-    fn name(&self, offset: u32) -> Option<&[u8]> {
-        let rest = self.data.get(self.strings + offset as usize..)?;
-        rest.split(|byte| *byte == 0).next()
+    /// Position of a type.
+    fn at(&self, id: u32) -> Option<usize> {
+        self.types.get(id as usize).map(|at| *at as usize)
     }
+
+    fn name(&self, offset: u32) -> Option<&'a [u8]> {
+        self.from_name(offset).map(first_string)
+    }
+
+    /// The strings from this one on.
+    fn from_name(&self, offset: u32) -> Option<&'a [u8]> {
+        self.data.get(self.strings + offset as usize..)
+    }
+}
+
+fn first_string(strings: &[u8]) -> &[u8] {
+    strings.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
@@ -184,7 +194,8 @@ mod tests {
 
     #[test]
     fn finds_nested_members_and_parameters_of_the_running_kernel() {
-        let btf = Btf::of_kernel().expect("this kernel has BTF");
+        let data = read().expect("this kernel has BTF");
+        let btf = Btf::parse(&data).expect("its form is known");
         assert_eq!(btf.offset("path", "mnt"), Some(0));
         assert_eq!(btf.offset("path", "dentry"), Some(8));
         assert!(btf.offset("sock", "__sk_common.skc_family").is_some());
@@ -195,7 +206,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_btf() {
-        assert!(Btf::parse(vec![1, 2, 3]).is_none());
-        assert!(Btf::parse(vec![0xff; 4096]).is_none());
+        assert!(Btf::parse(&[1, 2, 3]).is_none());
+        assert!(Btf::parse(&[0xff; 4096]).is_none());
     }
 }

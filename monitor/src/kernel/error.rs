@@ -25,6 +25,15 @@ pub enum KernelError {
         "/sys/kernel/btf/vmlinux: not in a form this version understands: report the kernel release"
     )]
     BtfMalformed,
+    /// The kernel does not let BPF programs act as a security module.
+    #[error(
+        "bpf is not in /sys/kernel/security/lsm ({list}): boot with lsm=...,bpf or use --backend \
+         tracepoint"
+    )]
+    NoBpfLsm {
+        /// The modules that are.
+        list: String,
+    },
     /// aya cannot use the BTF.
     #[error("/sys/kernel/btf/vmlinux: {0}")]
     Types(String),

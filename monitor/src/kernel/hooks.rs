@@ -1,11 +1,25 @@
 //! Which kernel program goes where, on which backend, and on which kernels: one line a hook.
 
-use aya::{
-    Btf, Ebpf,
-    programs::{BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, ProgramError},
+use std::{
+    cmp::Reverse,
+    fs, panic,
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
+use aya::{
+    Btf, Ebpf,
+    maps::ProgramArray,
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, Program, ProgramError,
+    },
+};
+use monitor_common::syscall;
+
 use super::{Backend, KernelError, btf, cgroup};
+
+/// The kernel's active security modules, where securityfs is mounted.
+const LSM_LIST: &str = "/sys/kernel/security/lsm";
 
 /// How a program is attached.
 #[derive(Clone, Copy)]
@@ -14,6 +28,8 @@ enum Attach {
     Lsm(&'static str),
     /// tp_btf on a tracepoint, 5.5.
     BtfTracepoint(&'static str),
+    /// What `sys_exit` goes on in, at this position of `HANDLERS`, 4.2.
+    Handler(u32),
     /// cgroup sock_addr on the root of cgroup v2, 4.17.
     SockAddr,
     /// cgroup sock on the root of cgroup v2, 4.10.
@@ -26,7 +42,7 @@ struct Hook {
     attach: Attach,
     backend: Option<Backend>,
     /// Which kernels have the hook in this form; `None` for all from 6.1 on.
-    only_if: Option<fn(&btf::Btf) -> bool>,
+    only_if: Option<fn(&btf::Btf<'_>) -> bool>,
 }
 
 const fn both(program: &'static str, attach: Attach) -> Hook {
@@ -92,6 +108,10 @@ const HOOKS: &[Hook] = &[
         "sched_process_exec_judge",
         Attach::BtfTracepoint("sched_process_exec"),
     ),
+    on(Backend::Tracepoint, "sys_exit_open", Attach::Handler(syscall::HANDLE_OPEN)),
+    on(Backend::Tracepoint, "sys_exit_change", Attach::Handler(syscall::HANDLE_CHANGE)),
+    on(Backend::Tracepoint, "sys_exit_socket", Attach::Handler(syscall::HANDLE_SOCKET)),
+    on(Backend::Tracepoint, "sys_exit_other", Attach::Handler(syscall::HANDLE_OTHER)),
     on(Backend::Tracepoint, "sys_exit", Attach::BtfTracepoint("sys_exit")),
     on(Backend::Tracepoint, "signal_generate", Attach::BtfTracepoint("signal_generate")),
     Hook {
@@ -114,7 +134,7 @@ const HOOKS: &[Hook] = &[
 ];
 
 /// `inode_setattr` gained an argument in 6.9.
-fn dentry_at(btf: &btf::Btf) -> Option<u32> {
+fn dentry_at(btf: &btf::Btf<'_>) -> Option<u32> {
     btf.parameter("bpf_lsm_inode_setattr", "dentry")
 }
 
@@ -126,52 +146,121 @@ fn dentry_at(btf: &btf::Btf) -> Option<u32> {
 pub fn attach(
     ebpf: &mut Ebpf,
     backend: Backend,
-    layouts: &btf::Btf,
+    layouts: &btf::Btf<'_>,
+    types: &Btf,
 ) -> Result<Vec<String>, KernelError> {
-    let types = super::types()?;
+    let on_backend = |hook: &&Hook| hook.backend.is_none_or(|wanted| wanted == backend);
+    let in_kernel = |hook: &&Hook| hook.only_if.is_none_or(|holds| holds(layouts));
+    let hooks: Vec<&Hook> = HOOKS.iter().filter(on_backend).filter(in_kernel).collect();
+    load(ebpf, &hooks, types)?;
     let mut attached = Vec::new();
-    for hook in HOOKS {
-        if hook.backend.is_some_and(|wanted| wanted != backend) {
-            continue;
-        }
-        if hook.only_if.is_some_and(|holds| !holds(layouts)) {
-            continue;
-        }
-        attach_one(ebpf, hook, &types)?;
-        attached.push(match hook.attach {
-            Attach::Lsm(name) => format!("lsm/{name}"),
-            Attach::BtfTracepoint(name) => format!("tp_btf/{name}"),
-            Attach::SockAddr | Attach::Sock => format!("cgroup/{}", hook.program),
+    for hook in hooks {
+        attach_one(ebpf, hook)?;
+        attached.extend(match hook.attach {
+            Attach::Lsm(name) => Some(format!("lsm/{name}")),
+            Attach::BtfTracepoint(name) => Some(format!("tp_btf/{name}")),
+            Attach::SockAddr | Attach::Sock => Some(format!("cgroup/{}", hook.program)),
+            Attach::Handler(_) => None,
         });
     }
     Ok(attached)
 }
 
-fn attach_one(ebpf: &mut Ebpf, hook: &Hook, types: &Btf) -> Result<(), KernelError> {
+/// Detaches and unloads all programs.
+pub fn unload(ebpf: &mut Ebpf) {
+    for (_, program) in ebpf.programs_mut() {
+        // Fails only for those that are not loaded.
+        let _ = match program {
+            Program::BtfTracePoint(program) => program.unload(),
+            Program::CgroupSock(program) => program.unload(),
+            Program::CgroupSockAddr(program) => program.unload(),
+            Program::Lsm(program) => program.unload(),
+            Program::RawTracePoint(program) => program.unload(),
+            _ => Ok(()),
+        };
+    }
+}
+
+/// Refuses where the kernel says that BPF is not among its security modules. Where securityfs is
+/// not mounted it does not say, and the proof finds out.
+///
+/// # Errors
+/// Names the file.
+pub fn check_lsm_list() -> Result<(), KernelError> {
+    match fs::read_to_string(LSM_LIST) {
+        Ok(list) if !lists_bpf(&list) => {
+            Err(KernelError::NoBpfLsm { list: list.trim().to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn lists_bpf(list: &str) -> bool {
+    list.trim().split(',').any(|name| name == "bpf")
+}
+
+/// Loads programs, two at a time: what takes so long is the kernel's verifier.
+fn load(ebpf: &mut Ebpf, hooks: &[&Hook], types: &Btf) -> Result<(), KernelError> {
+    let wanted = |name: &str| hooks.iter().position(|hook| hook.program == name);
+    let programs = ebpf.programs_mut().filter_map(|(name, program)| Some((wanted(name)?, program)));
+    let mut programs: Vec<_> = programs.collect();
+    programs.sort_unstable_by_key(|(position, _)| Reverse(*position));
+    let waiting = Mutex::new(programs);
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || {
+        while let Some((position, program)) = next() {
+            let hook = hooks[position];
+            let loaded = load_one(hook, program, types);
+            loaded.map_err(|error| KernelError::program(hook.program, error))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(work);
+        let own = work();
+        own.and(other.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+    })
+}
+
+fn load_one(hook: &Hook, program: &mut Program, types: &Btf) -> Result<(), ProgramError> {
+    match hook.attach {
+        Attach::Lsm(name) => <&mut Lsm>::try_from(program)?.load(name, types),
+        Attach::BtfTracepoint(name) => <&mut BtfTracePoint>::try_from(program)?.load(name, types),
+        Attach::Handler(_) => <&mut BtfTracePoint>::try_from(program)?.load("sys_exit", types),
+        Attach::SockAddr => <&mut CgroupSockAddr>::try_from(program)?.load(),
+        Attach::Sock => <&mut CgroupSock>::try_from(program)?.load(),
+    }
+}
+
+fn attach_one(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), KernelError> {
     let failed = |error| KernelError::program(hook.program, error);
     let program =
         ebpf.program_mut(hook.program).ok_or(KernelError::MissingProgram(hook.program))?;
+    // With links this mode means no flags, and a link never excludes others.
+    let mode = CgroupAttachMode::Single;
     match hook.attach {
-        Attach::Lsm(name) => {
+        Attach::Lsm(_) => {
             let program: &mut Lsm = program.try_into().map_err(failed)?;
-            program.load(name, types).map_err(failed)?;
             program.attach().map_err(failed)?;
         }
-        Attach::BtfTracepoint(name) => {
+        Attach::BtfTracepoint(_) => {
             let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-            program.load(name, types).map_err(failed)?;
             program.attach().map_err(failed)?;
+        }
+        Attach::Handler(position) => {
+            let program =
+                program.fd().map_err(failed)?.try_clone().map_err(|error| failed(error.into()))?;
+            let map = ebpf.map_mut("HANDLERS").ok_or(KernelError::MissingMap("HANDLERS"))?;
+            let mut handlers: ProgramArray<_> = map.try_into().map_err(KernelError::Map)?;
+            handlers.set(position, &program, 0).map_err(KernelError::Map)?;
         }
         Attach::SockAddr => {
             let program: &mut CgroupSockAddr = program.try_into().map_err(failed)?;
-            program.load().map_err(failed)?;
-            // With links this mode means no flags, and a link never excludes others.
-            program.attach(cgroup::root()?, CgroupAttachMode::Single).map_err(failed)?;
+            program.attach(cgroup::root()?, mode).map_err(failed)?;
         }
         Attach::Sock => {
             let program: &mut CgroupSock = program.try_into().map_err(failed)?;
-            program.load().map_err(failed)?;
-            program.attach(cgroup::root()?, CgroupAttachMode::Single).map_err(failed)?;
+            program.attach(cgroup::root()?, mode).map_err(failed)?;
         }
     }
     Ok(())
@@ -192,4 +281,18 @@ pub fn control<'a>(
 ) -> Result<&'a mut aya::programs::RawTracePoint, KernelError> {
     let program = ebpf.program_mut(name).ok_or(KernelError::MissingProgram(name))?;
     program.try_into().map_err(|error: ProgramError| KernelError::program(name, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bpf_is_found_among_the_security_modules() {
+        assert!(lists_bpf("lockdown,capability,landlock,yama,apparmor,bpf\n"));
+        assert!(lists_bpf("bpf"));
+        assert!(!lists_bpf("lockdown,capability,landlock,yama,apparmor\n"));
+        assert!(!lists_bpf("capability,bpfish\n"));
+        assert!(!lists_bpf(""));
+    }
 }

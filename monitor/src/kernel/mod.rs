@@ -25,7 +25,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, Endianness,
     maps::{PerCpuArray, RingBuf},
     programs::{RawTracePointRunOptions, TestRun},
 };
@@ -97,8 +97,6 @@ pub struct Kernel {
     counters: PerCpuArray<aya::maps::MapData, u64>,
     rings: Option<Rings>,
     tags: Option<Tags>,
-    /// Held, not used: see [`syscalls::Handlers`].
-    handlers: Option<syscalls::Handlers>,
     diagnostics: Option<Diagnostics>,
     /// Counters after the proof, which are not the user's.
     baseline: Counters,
@@ -130,65 +128,79 @@ impl Kernel {
         if unsafe { libc::geteuid() } != 0 {
             return Err(KernelError::Privileges);
         }
-        let layouts = btf::Btf::of_kernel()?;
-        if let Some(backend) = options.backend {
-            return Self::load_backend(backend, options, &layouts);
-        }
-        match Self::load_backend(Backend::Lsm, options, &layouts) {
-            Ok(kernel) => Ok(kernel),
-            Err(error) => {
-                let mut kernel = Self::load_backend(Backend::Tracepoint, options, &layouts)?;
-                kernel.passed_over = Some(error.to_string());
-                Ok(kernel)
+        let offsets;
+        let mut loader = EbpfLoader::new();
+        // aya has nothing to relocate in our programs, and would keep the kernel's types for it.
+        loader.btf(None);
+        let data = btf::read()?;
+        let layouts = btf::Btf::parse(&data).ok_or(KernelError::BtfMalformed)?;
+        offsets = self::offsets(&layouts)?;
+        loader.override_global("OFFSETS", &offsets, true);
+        let mut kernel = Self::of_object(loader, options)?;
+        let types = aya::Btf::parse(&data, Endianness::default())
+            .map_err(|error| KernelError::Types(error.to_string()))?;
+        match options.backend {
+            Some(backend) => kernel.start(backend, &layouts, &types)?,
+            None => {
+                if let Err(error) = kernel.start(Backend::Lsm, &layouts, &types) {
+                    hooks::unload(&mut kernel.ebpf);
+                    kernel.start(Backend::Tracepoint, &layouts, &types)?;
+                    kernel.passed_over = Some(error.to_string());
+                }
             }
         }
+        Ok(kernel)
     }
 
-    fn load_backend(
-        backend: Backend,
-        options: &Options,
-        layouts: &btf::Btf,
-    ) -> Result<Self, KernelError> {
-        let offsets = offsets(layouts)?;
+    /// The object's maps, with no program at work yet.
+    fn of_object(loader: EbpfLoader<'_>, options: &Options) -> Result<Self, KernelError> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::Cgroup(error))? as u32;
         let level = if options.diagnostics { diagnostics::ALL } else { diagnostics::OFF };
         let slots = SCRATCH_SLOTS.max(2 * cpus);
-        let mut ebpf = EbpfLoader::new()
-            .override_global("OFFSETS", &offsets, true)
+        // It borrows these two, and so must not outlive them.
+        let mut loader = loader;
+        let mut ebpf = loader
             .override_global(aya_log::LEVEL, &level, true)
             .override_global("SLOTS", &slots, true)
             .map_max_entries("SCRATCH", slots)
             .load(OBJECT)
             .map_err(Box::new)?;
         let counters = policies::take(&mut ebpf, "COUNTERS")?.try_into();
-        let mut kernel = Self {
-            backend,
+        let tags = policies::take(&mut ebpf, "TAGS")?.try_into().map_err(KernelError::Map)?;
+        syscalls::fill(&mut ebpf)?;
+        Ok(Self {
+            backend: Backend::Tracepoint,
             policies: policies::Policies::new(&mut ebpf)?,
             counters: counters.map_err(KernelError::Map)?,
             rings: Some(Rings {
                 events: ring(&mut ebpf, "EVENTS")?,
                 violations: ring(&mut ebpf, "VIOLATIONS")?,
             }),
-            handlers: None,
             diagnostics: options.diagnostics.then(|| Diagnostics::of(&mut ebpf)).transpose()?,
-            tags: Some(Tags(
-                policies::take(&mut ebpf, "TAGS")?.try_into().map_err(KernelError::Map)?,
-            )),
+            tags: Some(Tags(tags)),
             baseline: Counters::default(),
             hooks: Vec::new(),
             above: HashSet::new(),
             passed_over: None,
             ebpf,
-        };
-        syscalls::fill(&mut kernel.ebpf)?;
-        hooks::load_controls(&mut kernel.ebpf)?;
-        if backend == Backend::Tracepoint {
-            kernel.handlers = Some(syscalls::load_handlers(&mut kernel.ebpf)?);
+        })
+    }
+
+    /// Loads, attaches and proves the programs of a backend.
+    fn start(
+        &mut self,
+        backend: Backend,
+        layouts: &btf::Btf<'_>,
+        types: &aya::Btf,
+    ) -> Result<(), KernelError> {
+        if backend == Backend::Lsm {
+            hooks::check_lsm_list()?;
         }
-        kernel.hooks = hooks::attach(&mut kernel.ebpf, backend, layouts)?;
-        proof::run(&mut kernel)?;
-        kernel.forget_proof()?;
-        Ok(kernel)
+        self.backend = backend;
+        hooks::load_controls(&mut self.ebpf)?;
+        self.hooks = hooks::attach(&mut self.ebpf, backend, layouts, types)?;
+        proof::run(self)?;
+        self.forget_proof()
     }
 
     fn forget_proof(&mut self) -> Result<(), KernelError> {
@@ -363,11 +375,6 @@ impl Kernel {
     }
 }
 
-/// The kernel's own types, for the programs that are attached by them.
-fn types() -> Result<aya::Btf, KernelError> {
-    aya::Btf::from_sys_fs().map_err(|error| KernelError::Types(error.to_string()))
-}
-
 fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<Ring, KernelError> {
     let map = policies::take(ebpf, name)?;
     Ok(Ring(RingBuf::try_from(map).map_err(KernelError::Map)?))
@@ -376,7 +383,7 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<Ring, KernelError> {
 /// Fields that newer kernels no longer have and that the programs can do without.
 const OPTIONAL: &[(&str, &str)] = &[("mount", "mnt_instance")];
 
-fn offsets(layouts: &btf::Btf) -> Result<Offsets, KernelError> {
+fn offsets(layouts: &btf::Btf<'_>) -> Result<Offsets, KernelError> {
     let mut missing = None;
     let offsets = Offsets::look_up(|structure, member| {
         layouts.offset(structure, member).unwrap_or_else(|| {

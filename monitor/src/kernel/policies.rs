@@ -203,7 +203,11 @@ impl Policies {
         self.remove(slot)
     }
 
-    fn remove(&mut self, slot: Slot) -> Result<(), KernelError> {
+    /// Removes a policy that no hook can be reading.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map update.
+    pub fn remove(&mut self, slot: Slot) -> Result<(), KernelError> {
         let Some(installed) = self.installed.remove(&slot.0) else { return Ok(()) };
         for digest in installed.digests {
             self.release_table(digest);

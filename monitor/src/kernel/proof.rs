@@ -43,7 +43,8 @@ fn attempt(kernel: &mut Kernel, path: &CString) -> Result<i32, KernelError> {
     let status = child.release_and_wait().map_err(KernelError::Proof);
     tagged?;
     kernel.release(INSTANCE)?;
-    kernel.retire(slot)?;
+    // The only process that was under it is gone: no grace period.
+    kernel.policies.remove(slot)?;
     status
 }
 

@@ -1,16 +1,12 @@
 //! The tracepoint backend's table of system calls, native and 32-bit.
 
-use aya::{
-    Ebpf,
-    maps::{Array, MapData, ProgramArray},
-    programs::BtfTracePoint,
-};
+use aya::{Ebpf, maps::Array};
 use monitor_common::{
     record::{change, process},
-    syscall::{self, COMPAT_AT, Call, NO_ARGUMENT, action},
+    syscall::{COMPAT_AT, Call, NO_ARGUMENT, action},
 };
 
-use super::{KernelError, policies};
+use super::KernelError;
 
 const NO: u8 = NO_ARGUMENT;
 
@@ -111,38 +107,6 @@ const TABLE: &[(i64, i64, Call)] = &[
     (libc::SYS_bpf, 357, call(action::BPF, 0, NO, NO)),
     (libc::SYS_unshare, 310, call(action::UNSHARE, 0, NO, NO)),
 ];
-
-/// Programs that `sys_exit` goes on in, by position.
-const HANDLERS: [(u32, &str); syscall::HANDLERS as usize] = [
-    (syscall::HANDLE_OPEN, "sys_exit_open"),
-    (syscall::HANDLE_CHANGE, "sys_exit_change"),
-    (syscall::HANDLE_SOCKET, "sys_exit_socket"),
-    (syscall::HANDLE_OTHER, "sys_exit_other"),
-];
-
-/// Programs that `sys_exit` goes on in: the kernel forgets them when the last handle on their map
-/// goes.
-pub struct Handlers {
-    _programs: ProgramArray<MapData>,
-}
-
-/// Loads the programs that `sys_exit` goes on in and hands them to it.
-///
-/// # Errors
-/// When the kernel refuses a program or a map update.
-pub fn load_handlers(ebpf: &mut Ebpf) -> Result<Handlers, KernelError> {
-    let types = super::types()?;
-    let map = policies::take(ebpf, "HANDLERS")?;
-    let mut handlers: ProgramArray<_> = map.try_into().map_err(KernelError::Map)?;
-    for (position, name) in HANDLERS {
-        let failed = |error| KernelError::program(name, error);
-        let program = ebpf.program_mut(name).ok_or(KernelError::MissingProgram(name))?;
-        let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-        program.load("sys_exit", &types).map_err(failed)?;
-        handlers.set(position, program.fd().map_err(failed)?, 0).map_err(KernelError::Map)?;
-    }
-    Ok(Handlers { _programs: handlers })
-}
 
 /// Writes the table into its map.
 ///

@@ -27,7 +27,11 @@ mod header;
 pub mod key;
 mod line;
 mod reader;
+mod unknown;
 mod verify;
+
+#[cfg(test)]
+mod tests;
 
 pub use checkpoint::Checkpoint;
 pub use files::{Recording, SegmentName, recordings};
@@ -37,4 +41,4 @@ pub use reader::{Block, Fault, Line, Position, ReadError, Reader};
 pub use verify::{Report, Signed, Trust, Verifier, check, verify};
 
 /// Longest line that is read; longer ones are not ours.
-pub const LINE_MAX: usize = 16 << 20;
+pub const LINE_MAX: usize = 8 << 20;

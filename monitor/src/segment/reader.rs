@@ -157,9 +157,13 @@ impl Reader {
     }
 
     /// Reads one stream of bytes that is no file; `name` is for messages.
-    pub fn of(name: &str, input: impl Read + Send + 'static) -> Self {
-        let source = Source::new(Path::new(name).into(), Box::new(input));
-        Self { files: Vec::new().into_iter(), source: Some(source) }
+    ///
+    /// # Errors
+    /// When its first bytes cannot be read.
+    pub fn of(name: &str, input: impl Read + Send + 'static) -> Result<Self, ReadError> {
+        let name = Path::new(name);
+        let source = Source::of(name, input).map_err(|error| ReadError::io(name, error))?;
+        Ok(Self { files: Vec::new().into_iter(), source: Some(source) })
     }
 
     /// The next lines; `None` at the end. A block never reaches over the end of a file. After an
@@ -181,7 +185,8 @@ impl Reader {
                 }
             }
             let Some(path) = self.files.next() else { return Ok(None) };
-            self.source = Some(Source::open(&path).map_err(|error| ReadError::io(&path, error))?);
+            let source = File::open(&path).and_then(|file| Source::of(&path, file));
+            self.source = Some(source.map_err(|error| ReadError::io(&path, error))?);
         }
     }
 }
@@ -283,8 +288,7 @@ impl<'a> Line<'a> {
     /// # Errors
     /// When the line is none.
     pub fn header(&self) -> Result<HeaderLine, ReadError> {
-        serde_json::from_slice(self.bytes)
-            .map_err(|error| self.error(Fault::Header(error.to_string())))
+        HeaderLine::parse(self.bytes).map_err(|error| self.error(Fault::Header(error.to_string())))
     }
 
     /// The checkpoint.
@@ -335,22 +339,20 @@ enum End {
 }
 
 impl Source {
-    fn open(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+    /// Plain or compressed, as its first bytes say.
+    fn of(path: &Path, mut input: impl Read + Send + 'static) -> io::Result<Self> {
         let mut magic = Vec::new();
-        (&mut file).take(ZSTD.len() as u64).read_to_end(&mut magic)?;
+        (&mut input).take(ZSTD.len() as u64).read_to_end(&mut magic)?;
         let compressed = magic == ZSTD;
-        let input = io::Cursor::new(magic).chain(file);
-        if !compressed {
-            return Ok(Self::new(path.into(), Box::new(input)));
-        }
-        let mut input = zstd::Decoder::new(input)?;
-        input.window_log_max(WINDOW_LOG_MAX)?;
-        Ok(Self::new(path.into(), Box::new(input)))
-    }
-
-    fn new(file: Arc<Path>, input: Box<dyn Read + Send>) -> Self {
-        Self { file, input, rest: Vec::new(), end: None, line: 1, offset: 0 }
+        let input = io::Cursor::new(magic).chain(input);
+        let input: Box<dyn Read + Send> = if compressed {
+            let mut decoder = zstd::Decoder::new(input)?;
+            decoder.window_log_max(WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        } else {
+            Box::new(input)
+        };
+        Ok(Self { file: path.into(), input, rest: Vec::new(), end: None, line: 1, offset: 0 })
     }
 
     fn error(&self, fault: Fault) -> ReadError {

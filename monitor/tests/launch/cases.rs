@@ -304,7 +304,10 @@ fn in_terminal(script: &str) -> (Launched, File) {
 }
 
 fn ctrl_c_reaches_the_server_once() {
-    let script = "n=0; trap 'n=$((n+1))' INT; echo ready; i=0; while [ $i -lt 50 ]; do sleep 0.01; i=$((i+1)); done; exit $((10+n))";
+    // Ten seconds for the first, a moment for a second one.
+    let script = "n=0; trap 'n=$((n+1))' INT; echo ready; i=0; \
+                  while [ $n = 0 ] && [ $i -lt 1000 ]; do sleep 0.01; i=$((i+1)); done; \
+                  sleep 0.3; exit $((10+n))";
     let (mut launched, mut terminal) = in_terminal(script);
     assert_eq!(launched.line(), "ready");
     terminal.write_all(b"\x03").unwrap();

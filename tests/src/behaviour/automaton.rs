@@ -51,7 +51,7 @@ fn kernel_userspace_and_globset_agree_on_every_path(lab: &Lab) -> Result<()> {
         runs.push(proptest::strategy::ValueTree::current(&tree));
     }
     for (globs, paths) in runs {
-        let compiled = compile(lab, &globs)?;
+        let compiled = compile(lab, &sections(&globs)?)?;
         id += 1;
         let slot = kernel.install(id, &compiled)?;
         for path in &paths {
@@ -74,7 +74,7 @@ const ALL: u32 = class::READ | class::WRITE | class::DENY | class::EXEC;
 fn path_beyond_the_bound_is_not_matched_in_a_shortened_form(lab: &Lab) -> Result<()> {
     let mut kernel = load(lab)?;
     let globs = [vec!["/**/end".to_owned()], vec!["/a/**".to_owned()], vec![], vec![]];
-    let compiled = compile(lab, &globs)?;
+    let compiled = compile(lab, &sections(&globs)?)?;
     let slot = kernel.install(1, &compiled)?;
     let path = |length: usize| {
         let middle = "/a".repeat(length / 2);
@@ -89,7 +89,8 @@ fn path_beyond_the_bound_is_not_matched_in_a_shortened_form(lab: &Lab) -> Result
     Ok(())
 }
 
-fn load(lab: &Lab) -> Result<Kernel> {
+/// The kernel programs without a monitor around them.
+pub fn load(lab: &Lab) -> Result<Kernel> {
     let backend = match lab.backend() {
         Backend::Lsm => kernel::Backend::Lsm,
         Backend::Tracepoint => kernel::Backend::Tracepoint,
@@ -97,12 +98,8 @@ fn load(lab: &Lab) -> Result<Kernel> {
     Kernel::load(&Options { backend: Some(backend), ..Options::default() }).context("loading")
 }
 
-/// One list of globs for each of [`LISTS`], with empty sets.
-fn compile(lab: &Lab, globs: &[Vec<String>]) -> Result<Compiled> {
-    for name in set::NAMES {
-        let text = format!("schema = 1\nset = \"{name}\"\naccess = []\n");
-        lab.rule_file(&format!("sets/{name}.toml"), &text)?;
-    }
+/// Rules with one list of globs for each of [`LISTS`].
+fn sections(globs: &[Vec<String>]) -> Result<String> {
     let mut text = String::new();
     let mut section = "";
     for (globs, (in_section, key, _)) in globs.iter().zip(LISTS) {
@@ -113,7 +110,16 @@ fn compile(lab: &Lab, globs: &[Vec<String>]) -> Result<Compiled> {
         let globs: Vec<_> = globs.iter().map(|glob| format!("'{glob}'")).collect();
         writeln!(text, "{key} = [{}]", globs.join(", "))?;
     }
-    lab.policy(&text)?;
+    Ok(text)
+}
+
+/// The policy of these sections, with empty sets.
+pub fn compile(lab: &Lab, sections: &str) -> Result<Compiled> {
+    for name in set::NAMES {
+        let text = format!("schema = 1\nset = \"{name}\"\naccess = []\n");
+        lab.rule_file(&format!("sets/{name}.toml"), &text)?;
+    }
+    lab.policy(sections)?;
     let home = Path::new("/nohome/u").to_owned();
     let bindings = Bindings {
         own_homes: vec![home.clone()],
@@ -124,8 +130,8 @@ fn compile(lab: &Lab, globs: &[Vec<String>]) -> Result<Compiled> {
         ..Bindings::default()
     };
     let search = SearchPath::new(Some(&lab.rules()));
-    let loaded = rules::load(&search, Some("subject"), &bindings).with_context(|| text.clone())?;
-    rules::compile(&loaded).context(text)
+    let loaded = rules::load(&search, Some("subject"), &bindings).with_context(|| sections.to_owned())?;
+    rules::compile(&loaded).with_context(|| sections.to_owned())
 }
 
 fn component() -> impl Strategy<Value = String> {

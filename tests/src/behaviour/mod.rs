@@ -27,6 +27,8 @@ behaviours! {
     opens,
     processes,
     real_server,
+    recording,
+    replacement,
     running,
     unix_sockets,
 }

@@ -149,8 +149,8 @@ fn recording_stands_in_the_state_directory_by_itself(lab: &Lab) -> Result<()> {
 /// The monitor with nothing but these options, for what [`Lab::run`] would not do.
 fn run_alone(lab: &Lab, options: &[&str], command: &[impl AsRef<OsStr>]) -> Result<Output> {
     let mut run = Command::new(lab.monitor()?);
-    run.arg("run").args(["--backend", &lab.backend().to_string()]).args(options).arg("--");
-    run.args(command).env("XDG_STATE_HOME", lab.folder().join("state"));
+    run.arg("run").args(["--backend", &lab.backend().to_string()]).arg("--key").arg(lab.key());
+    run.args(options).arg("--").args(command).env("XDG_STATE_HOME", lab.folder().join("state"));
     for name in ["SUDO_UID", "SUDO_GID", "SUDO_USER", "RUST_BACKTRACE"] {
         run.env_remove(name);
     }

@@ -127,7 +127,7 @@ impl Scene {
             command.args(["--backend", &backend.to_string()]);
         }
         command.arg("--home").arg(self.folder.join("home"));
-        command.arg("--events").arg(&events);
+        command.arg("--events").arg(&events).arg("--key").arg(self.folder.join("audit.key"));
         command.arg("--").args(self.server(script));
         self.surround(&mut command);
         (command, events)

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use monitor_common::record::Record;
+use monitor_common::record::{Record, counter};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::say;
@@ -25,6 +25,10 @@ const IDLE: Duration = Duration::from_millis(200);
 const QUIET: u32 = 50;
 /// Longest wait while records wait for earlier ones of the other ring.
 const HOLDING: Duration = Duration::from_millis(5);
+
+/// Said when the tag table has no more room. The kernel has sentenced the tree already, but one of
+/// its processes may call nothing that is judged.
+const TOO_MANY: &str = "there are too many processes to watch: the server is killed";
 
 /// Everything that is alive while the server runs. Dropped in this order: the server's tree is
 /// gone before the kernel programs are.
@@ -98,7 +102,19 @@ impl Run {
                 server.tree().kill_strays();
                 self.sentenced = true;
             }
-            pipeline.tick(|| counters(&self.kernel))?;
+            let mut has_room = true;
+            pipeline.tick(|| {
+                let counters = counters(&self.kernel);
+                has_room =
+                    counters.as_ref().is_ok_and(|all| all[counter::TAG_FAILED as usize] == 0);
+                counters
+            })?;
+            if !has_room && !self.sentenced {
+                server.tree().kill()?;
+                server.tree().kill_strays();
+                self.sentenced = true;
+                pipeline.agent(self.instance, "processes", TOO_MANY);
+            }
             self.kernel.flush_diagnostics();
             if let Some(ended) = server.handle(&self.signals)? {
                 return Ok(ended);

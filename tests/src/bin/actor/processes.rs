@@ -51,6 +51,12 @@ pub const STEPS: &[Step] = &[
         std::thread::sleep(std::time::Duration::from_millis(words.number(0)?));
         done("")
     }),
+    step("await", "PATH", |words| {
+        while sys::identity(&words.path(0)).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        done("")
+    }),
     step("environment", "NAME", |words| {
         let value = std::env::var(words.text(0)?);
         done(value.map_or_else(|_| "unset".to_owned(), |value| format!("value={value}")))

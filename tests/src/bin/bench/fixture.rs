@@ -125,7 +125,7 @@ impl Fixture {
         let mut command = Command::new(&self.monitor);
         command.args(["run", "--backend", &self.backend.to_string(), "--server", record.name()]);
         command.arg("--rules").arg(self.path("rules")).arg("--home").arg(self.path("home"));
-        command.arg("--events").arg(self.events());
+        command.arg("--events").arg(self.events()).arg("--key").arg(self.path("audit.key"));
         command.arg("--").arg(&self.workload).args(arguments);
         command.stderr(File::create(self.path("stderr"))?);
         Ok(command)

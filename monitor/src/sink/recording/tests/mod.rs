@@ -1,9 +1,11 @@
 //! Recordings written, continued, broken and checked.
 
+mod disk;
+mod keeping;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use proptest::prelude::*;
@@ -32,6 +34,11 @@ fn open(
     options: &RecordingOptions,
 ) -> Result<SegmentWriter, SegmentError> {
     SegmentWriter::open(destination, header(), options.clone(), None)
+}
+
+fn signed(destination: Destination, options: &RecordingOptions) -> SegmentWriter {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    SegmentWriter::open(destination, header(), options.clone(), Some(key)).unwrap()
 }
 
 fn limited(limits: Limits) -> RecordingOptions {
@@ -72,7 +79,7 @@ fn check_all(directory: &Path) -> Report {
 
 /// A recording that is no file.
 fn check_bytes(bytes: &[u8]) -> Report {
-    segment::check(Reader::of("bytes", io::Cursor::new(bytes.to_vec())), &Trust::default())
+    segment::check(Reader::of("bytes", io::Cursor::new(bytes.to_vec())).unwrap(), &Trust::default())
 }
 
 #[test]
@@ -98,7 +105,7 @@ fn a_recording_holds_its_header_and_every_event() {
     assert_eq!((totals.events, totals.lost, totals.reason), (1000, 0, None));
     let text = fs::read_to_string(&path).unwrap();
     let mut lines = text.lines();
-    let first: HeaderLine = serde_json::from_str(lines.next().unwrap()).unwrap();
+    let first = HeaderLine::parse(lines.next().unwrap().as_bytes()).unwrap();
     assert_eq!((first.segment, first.first_seq, first.previous), (1, 0, None));
     assert_eq!(first.header, header());
     for (seq, line) in lines.enumerate() {
@@ -196,165 +203,6 @@ fn a_crash_before_the_first_line_leaves_nothing_in_the_way() {
     let report = check(&path);
     assert!(report.bad.is_none());
     assert_eq!((report.segments, report.seqs), (1, Some((0, 2))));
-}
-
-#[test]
-fn segments_rotate_by_size_and_the_oldest_are_deleted() {
-    let directory = tempfile::tempdir().unwrap();
-    let limits = Limits { segment_bytes: 20_000, segments: 3, ..Limits::default() };
-    write_with(&limited(limits), stream(directory.path()), 1000);
-    assert_eq!(files(directory.path()).len(), 3);
-    let newest = fs::read_to_string(files(directory.path()).pop().unwrap()).unwrap();
-    let newest: HeaderLine = serde_json::from_str(newest.lines().next().unwrap()).unwrap();
-    assert_eq!((newest.header.began_ns, newest.header.processes), (5, header().processes));
-    let report = check_all(directory.path());
-    assert!(report.bad.is_none());
-    assert_eq!(report.segments, 3);
-    assert!(report.follows.is_some());
-    assert_eq!(report.seqs.unwrap().1, 999);
-    write_with(&limited(limits), stream(directory.path()), 10);
-    let report = check_all(directory.path());
-    assert!(report.bad.is_none());
-    assert_eq!(report.seqs.unwrap().1, 1009);
-}
-
-#[test]
-fn a_stream_continues_behind_a_broken_and_an_empty_segment() {
-    let directory = tempfile::tempdir().unwrap();
-    write(stream(directory.path()), 5);
-    let first = store::path(directory.path(), "run", 1);
-    let whole = fs::read(&first).unwrap();
-    fs::write(&first, [&whole, b"{\"v\"".as_slice()].concat()).unwrap();
-    fs::write(store::path(directory.path(), "run", 2), "").unwrap();
-    write(stream(directory.path()), 5);
-    let report = check_all(directory.path());
-    assert!(report.bad.is_none());
-    assert_eq!((report.segments, report.seqs), (2, Some((0, 10))));
-}
-
-/// A file system of a few pages, gone when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
-            .arg(directory.path())
-            .output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(directory)),
-            reason => {
-                eprintln!("skipped: cannot mount a tmpfs (needs root): {reason:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.0.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()));
-    }
-}
-
-#[test]
-fn a_full_disk_loses_lines_and_says_so_and_the_chain_holds() {
-    let Some(disk) = SmallDisk::mount() else { return };
-    let ballast = disk.0.path().join("ballast");
-    fs::write(&ballast, vec![1; 150_000]).unwrap();
-    let path = disk.0.path().join("events.jsonl");
-    let mut writer = open(Destination::File(path.clone()), &RecordingOptions::default()).unwrap();
-    (0..500).for_each(|seq| writer.write(&event(seq)));
-    writer.flush();
-    let lost = writer.totals().lost;
-    assert!(lost > 0 && lost < 500, "{lost} of 500");
-    assert!(writer.totals().reason.is_some_and(|reason| reason.contains("No space")));
-    let full = check(&path);
-    assert!(full.bad.is_none(), "while the disk is full the file still ends with a whole line");
-    fs::remove_file(&ballast).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    (500..510).for_each(|seq| writer.write(&event(seq)));
-    let totals = writer.finish();
-    let report = check(&path);
-    assert!(report.bad.is_none());
-    assert_eq!(report.seqs, Some((0, 509)));
-    assert_eq!(report.lost, totals.lost);
-    let lines = report.lines - 1 - report.losses.len() as u64;
-    assert_eq!(lines + totals.lost, 510, "written and lost are all there were");
-}
-
-#[test]
-fn a_disk_that_stays_full_ends_in_a_counted_loss() {
-    let Some(disk) = SmallDisk::mount() else { return };
-    let path = disk.0.path().join("events.jsonl");
-    let totals = write(Destination::File(path.clone()), 5000);
-    assert!(totals.lost > 0);
-    let report = check(&path);
-    assert!(report.bad.is_none());
-    let said = report.lost;
-    let lines = report.lines - 1 - report.losses.len() as u64;
-    assert!(lines + said <= 5000 && lines + totals.lost == 5000, "{report:?} {totals:?}");
-}
-
-#[test]
-fn a_segment_that_cannot_be_begun_lets_the_old_one_grow() {
-    let Some(disk) = SmallDisk::mount() else { return };
-    let limits = Limits { segment_bytes: 30_000, ..Limits::default() };
-    let mut writer = open(stream(disk.0.path()), &limited(limits)).unwrap();
-    (0..2000).for_each(|seq| writer.write(&event(seq)));
-    let totals = writer.finish();
-    assert!(totals.lost > 0);
-    assert!(check_all(disk.0.path()).bad.is_none());
-}
-
-#[test]
-fn what_is_wrong_is_found_and_named() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("events.jsonl");
-    write(Destination::File(path.clone()), 5);
-    let text = fs::read_to_string(&path).unwrap();
-    let lines: Vec<&str> = text.lines().collect();
-    let fault = |lines: &[&str], end: &str| {
-        let report = check_bytes((lines.join("\n") + end).as_bytes());
-        report.bad.map(|bad| (bad.line, bad.fault))
-    };
-    assert!(fault(&lines, "\n").is_none());
-    assert!(matches!(fault(&lines, ""), Some((6, Fault::Cut))));
-    assert!(matches!(fault(&lines[1..], "\n"), Some((1, Fault::NoHeader))));
-    let removed = [&lines[..2], &lines[3..]].concat();
-    assert!(matches!(fault(&removed, "\n"), Some((3, Fault::Chain))));
-    let twice = [&lines[..3], &lines[2..]].concat();
-    assert!(matches!(fault(&twice, "\n"), Some((4, Fault::Chain))));
-    let changed = text.replace("file-2", "file-9");
-    let offset: usize = lines[..3].iter().map(|line| line.len() + 1).sum();
-    let bad = check_bytes(changed.as_bytes()).bad.unwrap().to_string();
-    let place = format!("bytes: line 4 (byte {offset}): the chain does not fit");
-    assert!(bad.starts_with(&place), "{bad}");
-    let unchained = [&lines[..2], &["{}"]].concat();
-    assert!(matches!(fault(&unchained, "\n"), Some((3, Fault::NotChained))));
-}
-
-#[test]
-fn a_segment_of_another_stream_does_not_fit() {
-    let one = tempfile::tempdir().unwrap();
-    let other = tempfile::tempdir().unwrap();
-    let limits = Limits { segment_bytes: 5_000, ..Limits::default() };
-    write_with(&limited(limits), stream(one.path()), 20);
-    write_with(&limited(limits), stream(other.path()), 30);
-    let names = [files(one.path())[0].clone(), files(other.path())[1].clone()];
-    let mixed = Recording { name: "mixed".into(), files: names.to_vec() };
-    assert!(matches!(verify(&mixed, &Trust::default()).bad.unwrap().fault, Fault::Follows { .. }));
-}
-
-#[test]
-fn an_endless_line_is_refused_without_eating_memory() {
-    let endless = Reader::of("endless", io::Read::take(io::repeat(b'x'), 1 << 30));
-    assert!(matches!(
-        segment::check(endless, &Trust::default()).bad.unwrap().fault,
-        Fault::TooLong
-    ));
 }
 
 fn recording(count: u64) -> Vec<u8> {
