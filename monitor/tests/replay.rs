@@ -146,6 +146,7 @@ fn replay_of(fill: impl FnOnce(&mut BufWriter<File>, &str)) -> (ExitStatus, Stri
     let said = folder.path().join("said");
     let mut command = mcp_monitor(&["replay"]);
     command.arg(&path).stdout(Stdio::null()).stderr(File::create(&said).unwrap());
+    #[expect(clippy::zombie_processes, reason = "wait4 takes its end, and what it used")]
     let child = command.spawn().unwrap();
     // SAFETY: both are plain integers and arrays of them, for which zero is a value.
     let (mut status, mut usage) = (0, unsafe { std::mem::zeroed::<libc::rusage>() });
