@@ -55,8 +55,20 @@ pub struct HeaderLine {
     /// Chain of the last line of the segment before, in hexadecimal.
     pub previous: Option<String>,
     /// The rest.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub header: Header,
+}
+
+impl HeaderLine {
+    /// The header of a line. It is gone through twice: serde's way to flatten keeps a copy of
+    /// everything, which is too much of a hostile line.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(line: &[u8]) -> serde_json::Result<Self> {
+        let header = serde_json::from_slice(line)?;
+        Ok(Self { header, ..serde_json::from_slice(line)? })
+    }
 }
 
 /// Where in its stream a segment stands.

@@ -41,4 +41,4 @@ pub use reader::{Block, Fault, Line, Position, ReadError, Reader};
 pub use verify::{Report, Signed, Trust, Verifier, check, verify};
 
 /// Longest line that is read; longer ones are not ours.
-pub const LINE_MAX: usize = 16 << 20;
+pub const LINE_MAX: usize = 8 << 20;

@@ -288,8 +288,7 @@ impl<'a> Line<'a> {
     /// # Errors
     /// When the line is none.
     pub fn header(&self) -> Result<HeaderLine, ReadError> {
-        serde_json::from_slice(self.bytes)
-            .map_err(|error| self.error(Fault::Header(error.to_string())))
+        HeaderLine::parse(self.bytes).map_err(|error| self.error(Fault::Header(error.to_string())))
     }
 
     /// The checkpoint.

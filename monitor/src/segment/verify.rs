@@ -30,7 +30,7 @@ pub struct Report {
     pub events: u64,
     /// Segments, up to the first fault.
     pub segments: u64,
-    /// The first header, without the policies.
+    /// The first header, without policies and processes.
     pub header: Option<HeaderLine>,
     /// What the first header says it follows on; lines before it are not here.
     pub follows: Option<ChainHash>,
@@ -164,7 +164,7 @@ impl Verifier {
         }
         self.next_seq = Some(header.first_seq);
         self.report.segments += 1;
-        header.header.policies = Vec::new();
+        (header.header.policies, header.header.processes) = (Vec::new(), Vec::new());
         self.report.header.get_or_insert(header);
         Ok(())
     }

@@ -176,7 +176,7 @@ fn last_line(file: &File, length: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
 fn next_seq(line: &[u8]) -> Option<u64> {
     match kind_and_seq(line)? {
         (b"header", None) => {
-            return Some(serde_json::from_slice::<HeaderLine>(line).ok()?.first_seq);
+            return Some(HeaderLine::parse(line).ok()?.first_seq);
         }
         (b"checkpoint", None) => {
             let (object, _) = split(line)?;

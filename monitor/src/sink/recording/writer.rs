@@ -26,7 +26,7 @@ use crate::{
         clock::{self, Clock},
     },
     event::{Body, Event, PolicyText},
-    segment::{Chain, ChainHash, Checkpoint, Header, Place, checkpoint::hex, split},
+    segment::{Chain, ChainHash, Checkpoint, Header, LINE_MAX, Place, checkpoint::hex, split},
 };
 
 /// Bytes that are collected before they are written.
@@ -239,6 +239,9 @@ impl SegmentWriter {
         let (header, place) = (&self.header, &self.place);
         let chain =
             self.lines.line(ChainHash::default(), &mut line, |out| header.write(out, place));
+        if line.len() > LINE_MAX {
+            return Err(io::Error::other("the texts of all policies exceed the bound of a line"));
+        }
         self.output.append(&line).map_err(|(_, error)| error)?;
         (self.chain, self.written) = (chain, chain);
         self.begun = Instant::now();
