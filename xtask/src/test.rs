@@ -104,6 +104,7 @@ pub fn parts(parts: Parts) -> Result<()> {
     if wanted(Part::Host) || wanted(Part::Machines) {
         let programs = programs()?;
         if wanted(Part::Host) {
+            setup::browser();
             runs.push(host(&mut results, filter.as_deref())?);
         }
         if wanted(Part::Machines) {

@@ -29,6 +29,7 @@ behaviours! {
     real_server,
     recording,
     replacement,
+    reports,
     running,
     unix_sockets,
 }
