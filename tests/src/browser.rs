@@ -59,18 +59,31 @@ impl<'a> Browser<'a> {
 
     /// Opens a page.
     pub fn visit(&self, page: &Path) -> Result<Visit> {
-        let (dom, said) = self.run(&["--dump-dom".to_owned()], page)?;
+        // Time passes as fast as the page's timers can follow.
+        let options = ["--dump-dom", "--virtual-time-budget=3000"].map(str::to_owned);
+        let (dom, said) = self.run(&options, page)?;
         let complaints = said.lines().filter(|line| line.contains(":CONSOLE"));
         Ok(Visit { dom, complaints: complaints.map(str::to_owned).collect() })
     }
 
-    /// Prints a page, or takes a picture of it: `option` takes the file to write.
-    pub fn picture(&self, page: &Path, option: &str, more: &[&str]) -> Result<Vec<u8>> {
-        let file = self.lab.folder().join("picture");
+    /// Prints a page.
+    pub fn print(&self, page: &Path) -> Result<Vec<u8>> {
+        self.written(page, "--print-to-pdf", "print.pdf", &[])
+    }
+
+    /// Takes a picture of a page.
+    pub fn picture(&self, page: &Path, more: &[&str]) -> Result<Vec<u8>> {
+        self.written(page, "--screenshot", "picture.png", more)
+    }
+
+    fn written(&self, page: &Path, option: &str, name: &str, more: &[&str]) -> Result<Vec<u8>> {
+        let file = self.lab.folder().join(name);
         let mut options = vec![format!("{option}={}", file.display())];
         options.extend(more.iter().map(|option| (*option).to_owned()));
         let (_, said) = self.run(&options, page)?;
-        fs::read(&file).with_context(|| format!("{option} wrote nothing: {said}"))
+        let written = fs::read(&file).with_context(|| format!("{option} wrote nothing: {said}"))?;
+        fs::remove_file(&file)?;
+        Ok(written)
     }
 
     fn run(&self, options: &[String], page: &Path) -> Result<(String, String)> {

@@ -143,13 +143,13 @@ fn report_can_be_filtered_and_used_by_keyboard(lab: &Lab) -> Result<()> {
 fn report_prints_and_adapts_to_screens(lab: &Lab) -> Result<()> {
     let browser = Browser::of(lab)?;
     let page = incident(lab)?;
-    let print = browser.picture(&page, "--print-to-pdf", &[])?;
+    let print = browser.print(&page)?;
     ensure!(print.starts_with(b"%PDF") && print.len() > 20_000, "{} bytes", print.len());
     let wide = "--window-size=1320,1600";
     let dark = "--blink-settings=preferredColorScheme=0";
-    let light = browser.picture(&page, "--screenshot", &[wide])?;
-    let dark = browser.picture(&page, "--screenshot", &[wide, dark])?;
-    let narrow = browser.picture(&page, "--screenshot", &["--window-size=500,1600"])?;
+    let light = browser.picture(&page, &[wide])?;
+    let dark = browser.picture(&page, &[wide, dark])?;
+    let narrow = browser.picture(&page, &["--window-size=500,1600"])?;
     for picture in [&light, &dark, &narrow] {
         ensure!(picture.starts_with(b"\x89PNG") && picture.len() > 20_000, "{}", picture.len());
     }
