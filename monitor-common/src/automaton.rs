@@ -1,14 +1,18 @@
 //! Globs in the kernel: one table walk gives every rule class that a path falls in.
 //!
 //! A table is a run of [`Row`]s. Row 0 is the dead state, row 1 the start. A path is eaten eight
-//! bytes a step and ends at its first NUL. The cost grows with the length of the path and not
-//! with the number of patterns; a table stops early in a state that it can no longer leave.
+//! bytes a step; the NULs behind its end change nothing. The cost grows with the length of the path
+//! and not with the number of patterns; a table stops early in a state that it can no longer leave.
 
 use crate::wire;
 
-/// Most byte classes that a table can tell apart: every printable ASCII character and some of the
-/// bytes beyond. The built-in sets alone need 60 to 70, depending on names of homes.
-pub const BYTE_CLASSES: usize = 128;
+/// Most byte classes that a table can tell apart: NUL, every printable ASCII character and some of
+/// the bytes beyond. The built-in sets alone need 60 to 70, depending on names of homes.
+pub const BYTE_CLASSES: usize = 124;
+/// Class of NUL, which leads every state to itself.
+pub const NUL_CLASS: usize = 0;
+/// Cells of a [`Row`]; a power of two.
+const CELLS: usize = 128;
 /// Row of the state that no input leaves and that accepts nothing.
 pub const DEAD: u32 = 0;
 /// Row of the state before the first byte.
@@ -20,12 +24,24 @@ pub const ABSORBING: u32 = 1;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Row {
+    /// Next state, as row number within the table, by byte class.
+    pub next: [u16; BYTE_CLASSES],
     /// Bits of [`crate::policy::class`] that a path ending here falls in.
     pub accept: u32,
     /// [`ABSORBING`] or 0.
     pub flags: u32,
-    /// Next state, as row number within the table, by byte class.
-    pub next: [u16; BYTE_CLASSES],
+}
+
+impl Row {
+    /// Next state on a byte of a class. By a mask instead of a check, which the kernel's side would
+    /// pay for at every byte; no table has classes from [`BYTE_CLASSES`] on.
+    #[inline(always)]
+    fn after(&self, class: u8) -> u32 {
+        const { assert!(size_of::<Self>() == CELLS * 2 && CELLS.is_power_of_two()) };
+        let cells = core::ptr::from_ref(self).cast::<u16>();
+        // SAFETY: a row is CELLS cells long, the last ones being the other fields.
+        unsafe { *cells.add(class as usize & (CELLS - 1)) as u32 }
+    }
 }
 
 /// Byte to byte class, each below [`BYTE_CLASSES`].
@@ -36,7 +52,7 @@ pub struct ByteClasses {
     pub class: [u8; 256],
 }
 
-wire!(Row = 264, ByteClasses = 256);
+wire!(Row = 256, ByteClasses = 256);
 
 /// Where the rows of all tables stand: a BPF array in the kernel, a slice in userspace.
 pub trait Rows {
@@ -71,18 +87,15 @@ pub fn step<R: Rows + ?Sized>(
     let mut eaten = 0;
     while eaten < 8 {
         let byte = (word >> (8 * eaten)) as u8;
-        if byte == 0 {
-            return Step { state, done: true };
-        }
-        let class = classes.class[byte as usize] as usize & (BYTE_CLASSES - 1);
         let Some(row) = rows.row(base.wrapping_add(state)) else {
             return Step { state: DEAD, done: true };
         };
-        state = row.next[class] as u32;
+        state = row.after(classes.class[byte as usize]);
         eaten += 1;
     }
+    let ended = word >> 56 == 0;
     let done = match rows.row(base.wrapping_add(state)) {
-        Some(row) => row.flags & ABSORBING != 0,
+        Some(row) => ended || row.flags & ABSORBING != 0,
         None => true,
     };
     Step { state, done }

@@ -17,20 +17,21 @@ use crate::{
     path::{Dentry, Place},
 };
 
-/// Word and bit of an inode number in the filter.
+/// Word and bit of an inode in the filter.
 #[inline(always)]
-fn filter_place(ino: u64) -> (u32, u64) {
+fn filter_place(dev: u32, ino: u64) -> (u32, u64) {
     // Fibonacci hashing: numbers that follow each other spread.
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let hash = (ino.wrapping_mul(GOLDEN) >> 32) as u32;
+    let hash = ((ino ^ (dev as u64) << 32).wrapping_mul(GOLDEN) >> 32) as u32;
     (hash >> 6 & (LABEL_FILTER_WORDS - 1), 1 << (hash & 63))
 }
 
-/// Label of an inode of the file system on `dev`.
+/// Label of an inode of the file system on `dev`, if it says something of the inode itself or of
+/// what lies beneath.
 #[inline(always)]
 pub fn find(dev: u32, inode: Address) -> Option<&'static Label> {
     let ino = field!(inode, inode_ino);
-    let (word, bit) = filter_place(ino);
+    let (word, bit) = filter_place(dev, ino);
     // SAFETY: a map value; volatile because other CPUs set bits.
     let bits = unsafe { core::ptr::read_volatile(LABEL_FILTER.get_ptr(word)?) };
     if bits & bit == 0 {
@@ -48,7 +49,17 @@ fn of_key(key: &InodeKey) -> Option<&'static Label> {
 /// Label of an inode.
 #[inline(always)]
 pub fn of_inode(inode: Address) -> Label {
-    find(field!(field!(inode, inode_sb), sb_dev), inode).copied().unwrap_or_default()
+    of_key(&key_of(inode)).copied().unwrap_or_default()
+}
+
+/// Identity of an inode.
+#[inline(always)]
+fn key_of(inode: Address) -> InodeKey {
+    InodeKey {
+        ino: field!(inode, inode_ino),
+        dev: field!(field!(inode, inode_sb), sb_dev),
+        generation: field!(inode, inode_generation),
+    }
 }
 
 #[repr(C)]
@@ -114,18 +125,16 @@ pub fn of_any_name(inode: Address) -> u32 {
 /// Adds bits to the label of an inode.
 #[inline(always)]
 pub fn add(inode: Address, label: &Label) -> bool {
-    let key = InodeKey {
-        ino: field!(inode, inode_ino),
-        dev: field!(field!(inode, inode_sb), sb_dev),
-        generation: field!(inode, inode_generation),
-    };
+    let key = key_of(inode);
     let mut merged = of_key(&key).copied().unwrap_or_default();
     merged.own |= label.own;
     merged.beneath |= label.beneath;
     merged.above |= label.above;
     // The filter first: a label that is found is never filtered out.
-    let (word, bit) = filter_place(key.ino);
-    if let Some(bits) = LABEL_FILTER.get_ptr_mut(word) {
+    let (word, bit) = filter_place(key.dev, key.ino);
+    if merged.own | merged.beneath != 0
+        && let Some(bits) = LABEL_FILTER.get_ptr_mut(word)
+    {
         // SAFETY: a map value that is only written atomically.
         unsafe { atomic::or(bits, bit) };
     }

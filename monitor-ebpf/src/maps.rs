@@ -42,9 +42,10 @@ pub static INSTANCES: Array<InstanceState> =
 #[map]
 pub static POLICIES: Array<Policy> = Array::with_max_entries(limits::POLICIES_MAX, 0);
 
-/// Rows of all automata; mapped too.
+/// Rows of all automata; mapped too. One value, so that a row is found by adding, without a look-up.
 #[map]
-pub static ROWS: Array<Row> = Array::with_max_entries(limits::ROWS_MAX, BPF_F_MMAPABLE);
+pub static ROWS: Array<[Row; limits::ROWS_MAX as usize]> =
+    Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Byte classes of all automata.
 #[map]
@@ -59,8 +60,8 @@ pub static ADDRESSES: LpmTrie<AddressKey, AddressRules> =
 #[map]
 pub static LABELS: HashMap<InodeKey, Label> = HashMap::with_max_entries(limits::LABELS_MAX, 0);
 
-/// Which inode numbers may have a label: a bit for each value of a hash of theirs, so that the many
-/// that have none cost no look-up.
+/// Which inodes may have a label of their own or for what lies beneath: a bit for each value of a
+/// hash of device and number, so that the many that have none cost no look-up.
 #[map]
 pub static LABEL_FILTER: Array<u64> = Array::with_max_entries(limits::LABEL_FILTER_WORDS, 0);
 

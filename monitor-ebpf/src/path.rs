@@ -124,7 +124,7 @@ extern "C" fn climb(index: u64, walk: *mut Walk) -> i64 {
     // SAFETY: `bpf_loop` hands over the context that `resolve_in_slot` gave it.
     let walk = unsafe { &mut *walk };
     let dentry = walk.dentry;
-    let Dentry { parent, name: text, name_len, inode } = Dentry::of(dentry);
+    let Dentry { parent, name, name_len, inode } = Dentry::of(dentry);
     if walk.at_home != 0
         && let Some(label) = label::find(walk.dev, inode)
     {
@@ -163,7 +163,7 @@ extern "C" fn climb(index: u64, walk: *mut Walk) -> i64 {
         bpf_probe_read_kernel(
             walk.buffer.add((at & 0xfff) as usize).cast::<c_void>(),
             length,
-            text as *const c_void,
+            name as *const c_void,
         );
     }
     at -= 1;
@@ -240,7 +240,7 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
     labels
 }
 
-/// Copies `length` bytes at `from` of the walk buffer to a string, NUL-padded to a whole word.
+/// Copies `length` bytes at `from` of the walk buffer to a string.
 #[inline(always)]
 fn set(scratch: &mut Scratch, position: usize, length: u32, from: u32) {
     let target = position * STRING_BYTES;
@@ -256,14 +256,7 @@ fn set(scratch: &mut Scratch, position: usize, length: u32, from: u32) {
                 scratch.walk.as_ptr().add((from & 0xfff) as usize).cast::<c_void>(),
             );
         }
-        let length = if length == 0 { 1 } else { length & 0xfff };
-        let end = strings.add(target).add(length as usize);
-        let mut i = 0;
-        while i < 8 {
-            *end.add(i) = 0;
-            i += 1;
-        }
-        scratch.record.lengths[position] = length as u16;
+        scratch.record.lengths[position] = if length == 0 { 1 } else { length as u16 & 0xfff };
     }
 }
 

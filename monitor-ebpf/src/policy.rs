@@ -6,6 +6,7 @@ use core::ffi::c_void;
 use aya_ebpf::{helpers::generated::bpf_loop, maps::lpm_trie::Key};
 use monitor_common::{
     automaton::{self, ByteClasses, Row, Rows, START},
+    limits::ROWS_MAX,
     network::{self, AddressKey, TABLE_BITS},
     policy::{
         Decision, Policy, TABLES, access, beyond_bound, decide_one, reason, stronger, tag_flags,
@@ -22,33 +23,35 @@ use crate::{
 };
 
 /// [`Rows`] in the kernel's map.
-struct KernelRows;
+struct KernelRows(*const Row);
 
 impl Rows for KernelRows {
     #[inline(always)]
     fn row(&self, index: u32) -> Option<&Row> {
-        ROWS.get(index)
+        // SAFETY: within the map's one value, which lives as long as the program.
+        (index < ROWS_MAX).then(|| unsafe { &*self.0.add(index as usize) })
     }
 }
 
 #[repr(C)]
 struct Match {
-    path: *const u8,
+    path: *const u64,
     classes: *const ByteClasses,
+    rows: *const Row,
     base: u32,
     state: u32,
 }
 
 #[inline(never)]
 extern "C" fn eat(index: u64, context: *mut Match) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context that `classify` gave it.
+    // SAFETY: `bpf_loop` hands over the context that `classify_in_table` gave it.
     let context = unsafe { &mut *context };
-    let at = (index as usize & 0x1ff) * 8;
-    // SAFETY: strings have 4,104 bytes; `at` is at most 4,088. Map values live as long as the
+    // SAFETY: strings have 513 words; the index is masked to 511. Map values live as long as the
     // program.
     let (word, classes) =
-        unsafe { (context.path.add(at).cast::<u64>().read_unaligned(), &*context.classes) };
-    let step = automaton::step(&KernelRows, context.base, classes, context.state, word);
+        unsafe { (context.path.add(index as usize & 0x1ff).read(), &*context.classes) };
+    let rows = KernelRows(context.rows);
+    let step = automaton::step(&rows, context.base, classes, context.state, word);
     context.state = step.state;
     step.done as i64
 }
@@ -57,6 +60,7 @@ extern "C" fn eat(index: u64, context: *mut Match) -> i64 {
 #[inline(always)]
 pub fn classify(scratch: &mut Scratch, position: usize, policy: &Policy) -> u32 {
     let length = scratch.record.lengths[position] as u32 & 0xfff;
+    pad(scratch, position, length);
     let index = scratch.lend() as u64;
     let mut classes = 0;
     let mut i = 0;
@@ -71,6 +75,18 @@ pub fn classify(scratch: &mut Scratch, position: usize, policy: &Policy) -> u32 
     classes
 }
 
+/// Fills the last word of a string up with NULs.
+#[inline(always)]
+fn pad(scratch: &mut Scratch, position: usize, length: u32) {
+    let end = position * STRING_BYTES + length as usize;
+    let mut i = 0;
+    while i < 8 {
+        // SAFETY: strings have 4,104 bytes, and lengths are below 4,096.
+        unsafe { *scratch.strings.as_mut_ptr().add(end + i) = 0 };
+        i += 1;
+    }
+}
+
 /// Classes of a string under one table: `at` is the scratch slot, the string's position and its
 /// length. A global function, which the verifier checks once for all its callers.
 #[unsafe(no_mangle)]
@@ -78,11 +94,14 @@ pub fn classify(scratch: &mut Scratch, position: usize, policy: &Policy) -> u32 
 extern "C" fn classify_in_table(at: u64, base: u32, classes: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr((at >> 32) as u32) else { return 0 };
     let Some(byte_classes) = BYTE_CLASSES.get_ptr(classes) else { return 0 };
+    let Some(rows) = ROWS.get_ptr(0) else { return 0 };
     let position = (at >> 16) as usize & 3;
     let mut context = Match {
-        // SAFETY: within the strings of the slot that the caller has claimed.
-        path: unsafe { (*scratch).strings.as_ptr().add(position * STRING_BYTES) },
+        // SAFETY: within the strings of the slot that the caller has claimed. They begin at a
+        // multiple of 8 bytes, and each has 513 words.
+        path: unsafe { (*scratch).strings.as_ptr().add(position * STRING_BYTES).cast() },
         classes: byte_classes,
+        rows: rows.cast(),
         base,
         state: START,
     };
@@ -96,7 +115,7 @@ extern "C" fn classify_in_table(at: u64, base: u32, classes: u32) -> u32 {
         );
         core::ptr::read_volatile(core::ptr::addr_of!(context.state))
     };
-    ROWS.get(base.wrapping_add(state)).map_or(0, |row| row.accept)
+    KernelRows(rows.cast()).row(base.wrapping_add(state)).map_or(0, |row| row.accept)
 }
 
 /// Classes of an address in its canonical form under a policy.

@@ -40,8 +40,8 @@ pub struct Scratch {
     pub index: u64,
     /// A dentry whose ancestors' labels the last walk did not come by, 0 when there is none.
     pub unseen: Address,
-    /// Where kernel structs are copied to.
-    pub words: MaybeUninit<[u64; 16]>,
+    /// Where inodes and file systems are copied to.
+    pub words: MaybeUninit<[u64; 11]>,
     /// The record; its strings follow without a gap when it is emitted.
     pub record: Record,
     /// Strings at [`STRING_AT`].

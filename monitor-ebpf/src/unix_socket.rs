@@ -56,7 +56,7 @@ fn read_abstract(scratch: &mut Scratch, address: Address, length: u32) {
     let name = address.wrapping_add((offset!(unix_address_name) + NAME_AT) as u64);
     let length = length.wrapping_sub(NAME_AT);
     let length = if length > NAME_MAX { NAME_MAX } else { length } & 0x7f;
-    // SAFETY: string 0 has 4,104 bytes, of which at most 127 + 8 are written.
+    // SAFETY: string 0 has 4,104 bytes, of which at most 127 are written.
     unsafe {
         let measured = bpf_probe_read_kernel_str(
             scratch.walk.as_mut_ptr().cast::<c_void>(),
@@ -70,12 +70,6 @@ fn read_abstract(scratch: &mut Scratch, address: Address, length: u32) {
         let target = scratch.strings.as_mut_ptr();
         bpf_probe_read_kernel(target.cast::<c_void>(), length, name as *const c_void);
         *target = b'@';
-        let end = target.add(length as usize);
-        let mut i = 0;
-        while i < 8 {
-            *end.add(i) = 0;
-            i += 1;
-        }
     }
     scratch.record.lengths[0] = length as u16;
 }
@@ -114,7 +108,7 @@ fn read_abstract_argument(scratch: &mut Scratch, name: u64, length: u32) {
     scratch.record.flags |= flags::ABSTRACT;
     let length = length.wrapping_sub(NAME_AT);
     let length = if length > NAME_MAX { NAME_MAX } else { length } & 0x7f;
-    // SAFETY: string 0 has 4,104 bytes, of which at most 127 + 8 are written; the walk's buffer
+    // SAFETY: string 0 has 4,104 bytes, of which at most 127 are written; the walk's buffer
     // has more than NAME_MAX.
     unsafe {
         let measured = bpf_probe_read_user_str(
@@ -129,12 +123,6 @@ fn read_abstract_argument(scratch: &mut Scratch, name: u64, length: u32) {
         let target = scratch.strings.as_mut_ptr();
         bpf_probe_read_user(target.cast::<c_void>(), length, name as *const c_void);
         *target = b'@';
-        let end = target.add(length as usize);
-        let mut i = 0;
-        while i < 8 {
-            *end.add(i) = 0;
-            i += 1;
-        }
     }
     scratch.record.lengths[0] = length as u16;
 }

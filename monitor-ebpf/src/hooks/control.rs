@@ -76,13 +76,12 @@ pub extern "C" fn control_classify(ctx: *mut c_void) -> i32 {
     let scratch = claim.scratch();
     emit::begin(scratch, 0);
     let path = scratch.strings.as_mut_ptr();
-    // SAFETY: strings have 4,104 bytes each, of which at most 4,095 + 8 are written.
+    // SAFETY: strings have 4,104 bytes each, of which at most 4,095 are written.
     unsafe {
         let from = ctx.arg::<u64>(1) as *const c_void;
         if bpf_probe_read_user(path.cast::<c_void>(), length, from) != 0 {
             return UNREADABLE;
         }
-        path.add(length as usize).cast::<u64>().write_unaligned(0);
     }
     scratch.record.lengths[0] = length as u16;
     policy::classify(scratch, 0, policy) as i32

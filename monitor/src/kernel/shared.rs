@@ -26,13 +26,13 @@ pub struct Shared<T> {
 unsafe impl<T: Pod> Send for Shared<T> {}
 
 impl<T: Pod> Shared<T> {
-    /// Maps the whole array.
+    /// Maps the whole array, whose values are elements or runs of them.
     ///
     /// # Errors
     /// When the kernel refuses the mapping.
     pub fn map(map: &MapData) -> Result<Self, KernelError> {
         let info: MapInfo = map.info().map_err(KernelError::Map)?;
-        let elements = info.max_entries() as usize;
+        let elements = info.max_entries() as usize * info.value_size() as usize / size_of::<T>();
         // SAFETY: sysconf has no preconditions.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         let bytes = (elements * size_of::<T>()).next_multiple_of(page);

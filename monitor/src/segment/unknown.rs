@@ -37,10 +37,12 @@ impl Report {
                  were written"
             ));
         }
-        if !self.ended && self.bad.is_none() {
+        if self.writing {
+            unknown.push("it is being written: its end is not yet there".to_owned());
+        } else if !self.ended && self.bad.is_none() {
             unknown.push(
-                "unanchored end: it does not end with a closing checkpoint, so that it is still being \
-                 written, its monitor was killed, or its end was cut off"
+                "unanchored end: it does not end with a closing checkpoint, so that its monitor \
+                 was killed, its disk was full, or its end was cut off"
                     .to_owned(),
             );
         }

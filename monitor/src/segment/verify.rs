@@ -1,6 +1,8 @@
 //! Checking a recording: that every line follows on the one before, that nothing is missing but
 //! what `loss` lines say, that checkpoints hold, and where the first fault is.
 
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+
 use super::{
     Block, ChainHash, Checkpoint, Fault, HeaderLine, Kind, Line, Position, ReadError, Reader,
     Recording, line::Chain,
@@ -9,6 +11,8 @@ use crate::event::{Body, Loss};
 
 /// Losses that are listed; of further ones the events are counted.
 const LOSSES_MAX: usize = 1000;
+/// Characters of each that are kept.
+const LOSS_TEXT_MAX: usize = 200;
 
 /// What is known from elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct Report {
     pub signed: Option<Signed>,
     /// Whether the last line ends the recording in good order, with a checkpoint as above.
     pub ended: bool,
+    /// Whether somebody writes it: then its last line may be there in part.
+    pub writing: bool,
     /// The line whose chain was kept elsewhere.
     pub anchor: Option<Position>,
     /// The first fault.
@@ -68,11 +74,29 @@ pub struct Signed {
 /// Checks one recording. Faults, also of the machine, are in the report.
 pub fn verify(recording: &Recording, trust: &Trust) -> Report {
     let mut report = check(Reader::open(recording), trust);
+    let newest = recording.files.last();
+    report.writing = newest.is_some_and(|path| is_locked(path).unwrap_or(false));
+    let half = |bad: &ReadError| {
+        matches!(bad.fault, Fault::Cut) && newest.is_some_and(|path| *bad.file == **path)
+    };
+    if report.writing && report.bad.as_ref().is_some_and(half) {
+        report.bad = None;
+    }
     if report.lines == 0 && report.bad.is_none() {
         let file = recording.name.as_path().into();
         report.bad = Some(ReadError { file, line: 1, offset: 0, fault: Fault::NoHeader });
     }
     report
+}
+
+/// Whether a process holds a lock on a file, as writers do. Asked without taking one.
+fn is_locked(path: &Path) -> io::Result<bool> {
+    let metadata = fs::metadata(path)?;
+    let (device, inode) = (metadata.dev(), metadata.ino());
+    let file = format!("{:02x}:{:02x}:{inode}", libc::major(device), libc::minor(device));
+    let locks = fs::read_to_string("/proc/locks")?;
+    let mut locks = locks.lines().map(|line| line.split_whitespace());
+    Ok(locks.any(|mut words| words.any(|word| word == "FLOCK") && words.any(|word| word == file)))
 }
 
 /// The same of what a reader gives.
@@ -193,7 +217,7 @@ impl Verifier {
         let mut last = seq;
         if line.name == b"loss" {
             let event = line.event().map_err(|error| error.fault)?;
-            if let Body::Loss(loss) = event.body {
+            if let Body::Loss(mut loss) = event.body {
                 let (first, end) = loss.range.unwrap_or((seq, seq));
                 if first != seq || end < first {
                     return Err(Fault::Seq { expected: seq, found: first.min(end) });
@@ -201,6 +225,9 @@ impl Verifier {
                 last = end;
                 self.report.lost = self.report.lost.saturating_add(loss.count);
                 if self.report.losses.len() < LOSSES_MAX {
+                    for text in [&mut loss.ring, &mut loss.reason] {
+                        *text = text.chars().take(LOSS_TEXT_MAX).collect();
+                    }
                     self.report.losses.push((line.position(), loss));
                 }
             }

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use monitor_common::automaton::{ABSORBING, BYTE_CLASSES, ByteClasses, Row};
+use monitor_common::automaton::{ABSORBING, BYTE_CLASSES, ByteClasses, NUL_CLASS, Row};
 
 use super::{
     super::pattern::Pattern,
@@ -51,18 +51,18 @@ pub fn build(patterns: &[(&Pattern, u32)], rows_max: usize) -> Result<Automaton,
 }
 
 /// A class for each byte, so that bytes of one class are in the same sets of the graph, and the
-/// number of classes. NUL ends a path and has no say.
+/// number of classes. NUL is in a class of its own.
 fn byte_classes(nodes: &Nodes) -> ([u8; 256], usize) {
     let mut sets: BTreeSet<Bytes> = BTreeSet::from([NAME]);
     sets.extend(nodes.nodes.iter().flat_map(|node| node.edges.iter().map(|(bytes, _)| *bytes)));
     let mut numbers: HashMap<Vec<bool>, u8> = HashMap::new();
-    let mut class = [0; 256];
+    let mut class = [NUL_CLASS as u8; 256];
     for byte in 1..=u8::MAX {
-        let fresh = u8::try_from(numbers.len()).unwrap_or(u8::MAX);
+        let fresh = u8::try_from(numbers.len() + 1).unwrap_or(u8::MAX);
         let within = sets.iter().map(|set| contains(set, byte)).collect();
         class[usize::from(byte)] = *numbers.entry(within).or_insert(fresh);
     }
-    (class, numbers.len())
+    (class, numbers.len() + 1)
 }
 
 /// A state: what makes it differ from others.
@@ -124,6 +124,7 @@ impl<'a> Table<'a> {
         let slash = usize::from(self.class[usize::from(b'/')]);
         let mut done = 1;
         while let Some(state) = self.states.get(done).cloned() {
+            let own_number = u16::try_from(done).map_err(|_| TooLarge::Rows)?;
             done += 1;
             self.work += state.nodes.len() + 1;
             let (always, names, by_class) = self.follow(&state);
@@ -131,6 +132,10 @@ impl<'a> Table<'a> {
             let both = [always.as_slice(), &names].concat();
             let other = self.number(state.certain, &both)?;
             for (column, own) in by_class.into_iter().enumerate() {
+                if column == NUL_CLASS {
+                    self.next.push(own_number);
+                    continue;
+                }
                 let around = if column == slash { &always } else { &both };
                 let next = if own.is_empty() && column != slash {
                     other
@@ -208,7 +213,7 @@ impl<'a> Table<'a> {
         for (number, (state, cells)) in
             self.states.iter().zip(self.next.chunks(self.columns)).enumerate()
         {
-            let mut row = Row { accept: state.accept, flags: 0, next: [0; BYTE_CLASSES] };
+            let mut row = Row { next: [0; BYTE_CLASSES], accept: state.accept, flags: 0 };
             row.next[..cells.len()].copy_from_slice(cells);
             if cells.iter().all(|next| usize::from(*next) == number) {
                 row.flags = ABSORBING;

@@ -213,3 +213,19 @@ fn whenever_the_disk_is_waited_for_the_lines_are_the_same() {
         assert_eq!(report.seqs, Some((0, 19)));
     }
 }
+
+#[test]
+fn a_recording_that_was_continued_has_an_open_end_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    let options = RecordingOptions::default();
+    signed(Destination::File(path.clone()), &options).finish();
+    assert!(check(&path).ended);
+    // Killed, as far as the file is concerned.
+    let mut writer = signed(Destination::File(path.clone()), &options);
+    writer.write(&event(0));
+    drop(writer);
+    let report = check(&path);
+    assert!(report.bad.is_none() && !report.ended);
+    assert_eq!(report.lines - report.signed.unwrap().lines, 2);
+}

@@ -146,6 +146,22 @@ fn what_is_no_recording_is_left_alone() {
 }
 
 #[test]
+fn a_line_that_is_there_in_part_is_wrong_unless_the_file_is_being_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    let mut writer = open(Destination::File(path.clone()), &RecordingOptions::default()).unwrap();
+    writer.write(&event(0));
+    writer.flush();
+    assert!(check(&path).writing);
+    fs::write(&path, [fs::read(&path).unwrap().as_slice(), b"{\"v\":1"].concat()).unwrap();
+    let report = check(&path);
+    assert!(report.writing && report.bad.is_none());
+    drop(writer);
+    let report = check(&path);
+    assert!(!report.writing && matches!(report.bad.unwrap().fault, Fault::Cut));
+}
+
+#[test]
 fn two_writers_do_not_share_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("events.jsonl");
