@@ -15,7 +15,7 @@ use super::{
     checkpoint::hex,
     line::{kind_and_seq, split},
 };
-use crate::event::{Event, ParseError, VERSION};
+use crate::event::{Event, ParseError, Parser, VERSION};
 
 /// Bytes of a block, unless a line is longer.
 const BLOCK: usize = 1 << 20;
@@ -284,6 +284,14 @@ impl<'a> Line<'a> {
     /// When the line is none.
     pub fn event(&self) -> Result<Event, ReadError> {
         Event::parse(self.bytes).map_err(|error| self.error(Fault::Event(error)))
+    }
+
+    /// [`Line::event`] of one of many lines.
+    ///
+    /// # Errors
+    /// When the line is none.
+    pub fn event_by(&self, parser: &mut Parser) -> Result<Event, ReadError> {
+        parser.event(self.bytes).map_err(|error| self.error(Fault::Event(error)))
     }
 
     /// The header.
