@@ -18,6 +18,7 @@ behaviours! {
     addresses,
     automaton,
     changes,
+    disk,
     execs,
     floods,
     inside,
@@ -32,4 +33,5 @@ behaviours! {
     reports,
     running,
     unix_sockets,
+    verdicts,
 }
