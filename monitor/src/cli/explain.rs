@@ -6,11 +6,12 @@ use std::{
     io::{self, Write},
     net::{IpAddr, SocketAddr},
     os::unix::ffi::OsStrExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
+    slice,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use monitor_common::{
     network::{mapped_v4, protocol},
@@ -22,7 +23,11 @@ use super::{
     exit,
     rule_options::{BackendOption, RuleOptions, effect},
 };
-use crate::rules::{self, Compiled, Explanation, Loaded, RuleRef, Subject, resolved_path};
+use crate::{
+    event::World,
+    replay::last_policy,
+    rules::{self, Compiled, Explanation, Loaded, RuleRef, Subject, resolved_path},
+};
 
 /// Says which rule decides about one access.
 ///
@@ -38,6 +43,10 @@ pub struct Arguments {
     target: OsString,
     #[command(flatten)]
     rules: RuleOptions,
+    /// Ask the rules that were last in force in this recording (or --rules in their place), on the
+    /// machine that it is from
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["home", "command"])]
+    events: Option<PathBuf>,
     /// Whose abilities are shown
     #[arg(long, value_name = "BACKEND", default_value = "auto")]
     backend: BackendOption,
@@ -84,10 +93,10 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
-    match run(arguments, &target) {
+    match run(arguments, target) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "mcp-monitor: {error:#}");
+            let _ = writeln!(io::stderr(), "mcp-monitor: {}", super::describe(&error));
             ExitCode::from(exit::DATA)
         }
     }
@@ -102,11 +111,22 @@ fn target(access: Access, text: &OsStr) -> anyhow::Result<Target> {
         _ if bytes.starts_with(b"@") && matches!(access, Access::Unix | Access::Listen) => {
             Ok(Target::Path(bytes.to_vec()))
         }
-        _ => {
-            let path = std::path::absolute(text).context("a path is expected")?;
-            Ok(Target::Path(resolved_path(&path)))
-        }
+        _ if bytes.is_empty() => bail!("a path is expected"),
+        _ => Ok(Target::Path(bytes.to_vec())),
     }
+}
+
+/// The path as the kernel would put it, there where it is asked.
+fn place_in(path: &[u8], world: Option<&World>) -> anyhow::Result<Vec<u8>> {
+    if path.starts_with(b"@") {
+        return Ok(path.to_vec());
+    }
+    let path = Path::new(OsStr::from_bytes(path));
+    let path = match world {
+        Some(world) => Path::new(OsStr::from_bytes(world.cwd.as_bytes())).join(path),
+        None => std::path::absolute(path)?,
+    };
+    Ok(resolved_path(&path, world))
 }
 
 fn address(text: &OsStr) -> anyhow::Result<Target> {
@@ -125,14 +145,17 @@ fn address(text: &OsStr) -> anyhow::Result<Target> {
     Ok(Target::Address { address, port: socket.port(), protocol })
 }
 
-fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<()> {
-    let search = arguments.rules.search()?;
-    let bindings = arguments.rules.bindings()?;
-    let loaded = rules::load(&search, arguments.rules.server.as_deref(), &bindings)?;
+fn run(arguments: &Arguments, mut target: Target) -> anyhow::Result<()> {
+    let (loaded, world) = load(arguments)?;
     let compiled = rules::compile(&loaded)?;
-    let (subject, labels) = match target {
+    let (subject, labels) = match &mut target {
         Target::Path(path) => {
-            let labels = compiled.labels_of(Path::new(OsStr::from_bytes(path)));
+            *path = place_in(path, world.as_ref())?;
+            // Which inodes carried labels elsewhere is not known; their paths say most of it.
+            let labels = match world {
+                Some(_) => 0,
+                None => compiled.labels_of(Path::new(OsStr::from_bytes(path))),
+            };
             (Subject::Path(path), labels)
         }
         Target::Address { address, port, protocol } => {
@@ -141,11 +164,25 @@ fn run(arguments: &Arguments, target: &Target) -> anyhow::Result<()> {
     };
     let explanation = compiled.explain(subject, labels, arguments.access.bit());
     if arguments.json {
-        print_json(arguments, target, &loaded, &compiled, &explanation)?;
+        print_json(arguments, &target, &loaded, &compiled, &explanation)?;
     } else {
-        print_text(arguments, target, &loaded, &explanation)?;
+        print_text(arguments, &target, &loaded, &explanation)?;
     }
     Ok(())
+}
+
+/// The rules that are asked, and the machine that they are from when it is another one.
+fn load(arguments: &Arguments) -> anyhow::Result<(Loaded, Option<World>)> {
+    let server = arguments.rules.server.as_deref();
+    let Some(path) = &arguments.events else {
+        let bindings = arguments.rules.bindings()?;
+        return Ok((rules::load(&arguments.rules.search()?, server, &bindings)?, None));
+    };
+    let policy = last_policy(slice::from_ref(path), server)?;
+    let Some(loaded) = rules::load_recorded(&policy, arguments.rules.directory()?)? else {
+        bail!("{}: the recording lacks what its rules need", path.display());
+    };
+    Ok((loaded, policy.world))
 }
 
 fn shown(arguments: &Arguments, target: &Target) -> String {

@@ -13,7 +13,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::exit;
+use super::{exit, rule_options::is_directory};
 use crate::{
     event::{Event, Shown, parse_time, printable},
     replay::{Change, Counts, Difference, Differences, Options, Replay},
@@ -70,9 +70,7 @@ fn time(text: &str) -> Result<u64, String> {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<u8> {
-    if let Some(directory) = arguments.rules.as_deref().filter(|path| !path.is_dir()) {
-        bail!("--rules {}: not a directory", directory.display());
-    }
+    is_directory(arguments.rules.as_deref())?;
     let recordings = recordings(&arguments.paths)?;
     if recordings.is_empty() {
         bail!("there are no recordings (*.jsonl, *.jsonl.zst) in what was named");

@@ -1,6 +1,9 @@
 //! Options of the verbs that read rules without starting a server.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, ValueEnum};
 use monitor_common::policy::{access, verdict};
@@ -31,16 +34,28 @@ pub struct RuleOptions {
 impl RuleOptions {
     /// The search path.
     pub fn search(&self) -> anyhow::Result<SearchPath> {
-        if let Some(directory) = self.rules.as_deref().filter(|path| !path.is_dir()) {
-            anyhow::bail!("--rules {}: not a directory", directory.display());
-        }
-        Ok(SearchPath::new(self.rules.as_deref()))
+        Ok(SearchPath::new(self.directory()?))
+    }
+
+    /// What --rules names.
+    pub fn directory(&self) -> anyhow::Result<Option<&Path>> {
+        is_directory(self.rules.as_deref())
     }
 
     /// Values of variables for the person who asks.
     pub fn bindings(&self) -> anyhow::Result<Bindings> {
         let uid = Account::of_caller()?.uid.as_raw();
         Ok(Bindings::of_user(uid, self.home.as_deref(), &self.command)?)
+    }
+}
+
+/// Refuses a --rules that is no directory.
+pub fn is_directory(rules: Option<&Path>) -> anyhow::Result<Option<&Path>> {
+    match rules {
+        Some(rules) if !rules.is_dir() => {
+            anyhow::bail!("--rules {}: not a directory", rules.display())
+        }
+        rules => Ok(rules),
     }
 }
 

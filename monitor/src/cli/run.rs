@@ -20,6 +20,7 @@ use clap::{Args, ValueEnum};
 use ed25519_dalek::SigningKey;
 
 use self::watch::Run;
+use super::rule_options::is_directory;
 use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, Privacy, Veil},
@@ -160,10 +161,7 @@ fn give_memory_back() {
 fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loaded, Compiled)> {
     let uid = account.uid.as_raw();
     let bindings = Bindings::of_user(uid, arguments.home.as_deref(), &arguments.command)?;
-    if let Some(directory) = arguments.rules.as_deref().filter(|path| !path.is_dir()) {
-        bail!("--rules {}: not a directory", directory.display());
-    }
-    let search = SearchPath::new(arguments.rules.as_deref());
+    let search = SearchPath::new(is_directory(arguments.rules.as_deref())?);
     let mut loaded = rules::load(&search, arguments.server.as_deref(), &bindings)?;
     for warning in &loaded.warnings {
         say(&warning.to_string());

@@ -29,7 +29,7 @@ use monitor_common::{
 pub use bytes::{Bytes, Shown, TextError, printable};
 pub use names::{Category, Enforced, family_name, protocol_name};
 pub use privacy::{Privacy, Veil};
-pub use read::ParseError;
+pub use read::{ParseError, Parser};
 pub use time::{format_ns as format_time, parse_ns as parse_time};
 pub use write::JsonLine;
 

@@ -86,7 +86,8 @@ struct Line<'a> {
     #[serde(default)]
     instance: u32,
     policy: Option<u32>,
-    process: Option<ProcessLine>,
+    #[serde(borrow)]
+    process: Option<ProcessLine<'a>>,
     #[serde(borrow)]
     source: Text<'a>,
     #[serde(default)]
@@ -171,17 +172,18 @@ struct Line<'a> {
 }
 
 #[derive(Deserialize)]
-struct ProcessLine {
+struct ProcessLine<'a> {
     tgid: u32,
     tid: u32,
     start_ns: u64,
     ppid: u32,
-    #[serde(default)]
-    exe: Bytes,
-    comm: Bytes,
+    #[serde(borrow, default)]
+    exe: StringOr<'a>,
+    #[serde(borrow)]
+    comm: StringOr<'a>,
     uid: u32,
-    #[serde(default)]
-    cwd: Bytes,
+    #[serde(borrow, default)]
+    cwd: StringOr<'a>,
     cgroup: u64,
 }
 
@@ -202,21 +204,57 @@ impl From<TargetLine> for Target {
 impl Event {
     /// The event of one line. A `chain` field, and fields that are not known, are skipped.
     pub fn parse(line: &[u8]) -> Result<Self, ParseError> {
-        let mut line: Line<'_> = serde_json::from_slice(line)?;
+        Parser::default().event(line)
+    }
+}
+
+/// Reads many lines: what most of them have in common is held in memory once.
+#[derive(Default)]
+pub struct Parser {
+    server: Arc<str>,
+    image: Arc<Image>,
+}
+
+impl Parser {
+    /// The event of one line, see [`Event::parse`].
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn event(&mut self, line: &[u8]) -> Result<Event, ParseError> {
+        // To look once whether it is UTF-8 is cheaper than once for each text; if it is not, serde
+        // says where.
+        let mut line: Line<'_> = match std::str::from_utf8(line) {
+            Ok(line) => serde_json::from_str(line)?,
+            Err(_) => serde_json::from_slice(line)?,
+        };
         if line.v != VERSION {
             return Err(ParseError::Version(line.v));
         }
         let time_ns = time::parse_ns(&line.time.0).ok_or_else(|| value("time", &line.time))?;
-        Ok(Self {
+        if *self.server != *line.server.0 {
+            self.server = Arc::from(&*line.server.0);
+        }
+        Ok(Event {
             seq: line.seq,
             time_ns,
             boot_ns: line.boot_ns,
-            server: Arc::from(&*line.server.0),
+            server: self.server.clone(),
             instance: line.instance,
-            observed: line.observed()?,
+            observed: line.observed(self)?,
             violation: line.violation()?.map(Box::new),
             body: line.body()?,
         })
+    }
+
+    fn image(&mut self, exe: &StringOr<'_>, cwd: &StringOr<'_>) -> Result<Arc<Image>, ParseError> {
+        let same = |text: &StringOr<'_>, bytes: &Bytes| {
+            !text.0.contains('\\') && text.0.as_bytes() == bytes.as_bytes()
+        };
+        if !(same(exe, &self.image.exe) && same(cwd, &self.image.cwd)) {
+            let image = Image { exe: bytes("exe", exe)?, cwd: bytes("cwd", cwd)? };
+            self.image = Arc::new(image);
+        }
+        Ok(self.image.clone())
     }
 }
 
@@ -229,14 +267,12 @@ impl Line<'_> {
         value.ok_or_else(|| self.missing(field))
     }
 
-    fn observed(&mut self) -> Result<Option<Observed>, ParseError> {
+    fn observed(&mut self, parser: &mut Parser) -> Result<Option<Observed>, ParseError> {
         let Some(process) = self.process.take() else { return Ok(None) };
         let mut comm = [0; 16];
-        let bytes = process.comm.as_bytes();
-        let room = comm
-            .get_mut(..bytes.len())
-            .ok_or_else(|| ParseError::Value { field: "comm", value: process.comm.to_text() })?;
-        room.copy_from_slice(bytes);
+        let name = bytes("comm", &process.comm)?;
+        let room = comm.get_mut(..name.as_bytes().len());
+        room.ok_or_else(|| value("comm", &process.comm))?.copy_from_slice(name.as_bytes());
         let mut bits = bits("flags", &self.flags, &names::FLAGS)?;
         bits |= if self.truncated { flags::TRUNCATED } else { 0 };
         bits |= if self.fileless { flags::FILELESS } else { 0 };
@@ -252,7 +288,7 @@ impl Line<'_> {
             uid: process.uid,
             cgroup: process.cgroup,
             comm,
-            image: Arc::new(Image { exe: process.exe, cwd: process.cwd }),
+            image: parser.image(&process.exe, &process.cwd)?,
         };
         Ok(Some(Observed { process, policy: self.need(self.policy, "policy")?, flags: bits }))
     }
@@ -438,6 +474,10 @@ impl Line<'_> {
             evidence: self.need(evidence, "evidence")?,
         })
     }
+}
+
+fn bytes(field: &'static str, text: &StringOr<'_>) -> Result<Bytes, ParseError> {
+    Bytes::from_text(&text.0).map_err(|_| value(field, text))
 }
 
 fn value(field: &'static str, text: &StringOr<'_>) -> ParseError {

@@ -14,7 +14,7 @@ use std::{
 
 use super::ReplayError;
 use crate::{
-    event::{Event, ParseError, Shown},
+    event::{Event, ParseError, Parser, Shown},
     segment::{Block, Fault, HeaderLine, Kind, Line, ReadError, Reader, Recording},
 };
 
@@ -142,8 +142,9 @@ fn work(blocks: &Receiver<Result<Block, ReadError>>, done: &SyncSender<Work>) {
 fn parse(block: &Block) -> Work {
     let bytes = block.len() as u64;
     let mut lines = Vec::with_capacity(block.len() / 512);
+    let mut parser = Parser::default();
     for line in block.lines() {
-        match line.and_then(|line| Ok((place(&line), parse_line(&line)?))) {
+        match line.and_then(|line| Ok((place(&line), parse_line(&line, &mut parser)?))) {
             Ok(parsed) => lines.push(parsed),
             Err(error) => return (lines, bytes, Some(error)),
         }
@@ -155,7 +156,7 @@ fn place(line: &Line<'_>) -> Place {
     Place { file: line.file.clone(), line: line.line, offset: line.offset }
 }
 
-fn parse_line(line: &Line<'_>) -> Result<Parsed, ReadError> {
+fn parse_line(line: &Line<'_>, parser: &mut Parser) -> Result<Parsed, ReadError> {
     let holds_rules = line.kind == Kind::Header || line.name == b"policy";
     if line.bytes.len() > if holds_rules { HEADER_MAX } else { EVENT_MAX } {
         return Err(line.error(Fault::TooLong));
@@ -163,7 +164,7 @@ fn parse_line(line: &Line<'_>) -> Result<Parsed, ReadError> {
     match line.kind {
         Kind::Header => Ok(Parsed::Header(Box::new(line.header()?))),
         Kind::Checkpoint => Ok(Parsed::Other),
-        Kind::Event => match line.event() {
+        Kind::Event => match line.event_by(parser) {
             Ok(event) => Ok(Parsed::Event(Box::new(event))),
             // Within a version of the format types may be added.
             Err(ReadError { fault: Fault::Event(ParseError::Type(_)), .. }) => Ok(Parsed::Other),

@@ -114,9 +114,14 @@ struct Key {
 }
 
 impl Differences {
-    /// Judges an event under both rules.
-    pub(super) fn compare(&mut self, event: &Event, recorded: &Rules, other: &Rules) {
-        let was = judge::judge(event, recorded);
+    /// Judges an event under other rules, and compares with what the recorded ones say.
+    pub(super) fn compare(
+        &mut self,
+        event: &Event,
+        was: Decision,
+        recorded: &Rules,
+        other: &Rules,
+    ) {
         let (was, becomes) = if is_unjudged_exec(event) {
             let was = judge::judge_exec(event, recorded);
             if was.verdict > verdict::ALLOW {

@@ -36,8 +36,8 @@ use crate::{
 
 pub use blocks::{Parsed, Source};
 pub use difference::{Change, Difference, Differences};
-pub use policies::PolicyError;
 use policies::{Pair, Policies};
+pub use policies::{PolicyError, last_policy};
 
 /// Alerts that are held for comparison with recorded ones.
 const UNMATCHED_MAX: usize = 4096;
@@ -229,10 +229,11 @@ impl Replay {
             Some(pair) if wanted => {
                 self.counts.events += 1;
                 self.counts.partial |= pair.partial;
+                let decision = judge::judge(&event, &pair.recorded);
                 if let Some(other) = &pair.other {
-                    self.differences.compare(&event, &pair.recorded, other);
+                    self.differences.compare(&event, decision, &pair.recorded, other);
                 }
-                self.counts.judge(&mut event, &pair, place);
+                self.counts.judge(&mut event, decision, &pair, place);
             }
             Some(_) => event.violation = None,
             // Without the rules what was recorded is all there is.
@@ -319,8 +320,7 @@ impl Options {
 
 impl Counts {
     /// Puts the verdict of the recorded rules into an event.
-    fn judge(&mut self, event: &mut Event, pair: &Pair, place: &blocks::Place) {
-        let decision = judge::judge(event, &pair.recorded);
+    fn judge(&mut self, event: &mut Event, decision: Decision, pair: &Pair, place: &blocks::Place) {
         let recorded = event.violation.take();
         let was = recorded.as_ref().map_or(Decision::default(), |violation| violation.decision);
         let is_violation = decision.verdict > verdict::ALLOW;

@@ -3,7 +3,7 @@
 //! longest are given up when together they grow too large.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,8 +13,9 @@ use thiserror::Error;
 
 use super::{Rules, blocks::Place};
 use crate::{
-    event::{PolicyText, World},
-    rules::{self, Bindings, Loaded, Mode, RuleError, SearchPath, Source, SourceKind},
+    event::{Body, PolicyText, World},
+    rules::{self, RuleError},
+    segment::{Kind, ReadError, Reader, recordings},
 };
 
 /// Bytes of one rule text, and of all that are known at one time.
@@ -24,6 +25,9 @@ const TEXTS_MAX: usize = 32 << 20;
 const FACTS_MAX: usize = 10_000;
 /// Bytes of tables that are kept.
 const TABLES_MAX: usize = 64 << 20;
+
+/// Servers that a message names.
+const SERVERS_MAX: usize = 20;
 
 /// Why rules cannot be used.
 #[derive(Debug, Error)]
@@ -161,43 +165,72 @@ impl Pair {
 
 impl Known {
     fn compile(&self, instead: Option<&Path>) -> Result<Option<Pair>, PolicyError> {
-        let Some(world) = &self.text.world else { return Ok(None) };
-        let bindings = Bindings::of_world(world);
-        let texts = self.texts();
-        let compile = |search: SearchPath, mode: Option<Mode>| {
-            let mut loaded = rules::load(&search, Some(&self.text.server), &bindings)?;
-            loaded.mode = mode.unwrap_or(loaded.mode);
-            Ok((Arc::new(rules::compile(&loaded)?), loaded))
+        let compile = |instead: Option<&Path>| {
+            let loaded = rules::load_recorded(&self.text, instead)?;
+            loaded.map(|loaded| Ok(Arc::new(rules::compile(&loaded)?))).transpose()
         };
         let failed = |source: RuleError| PolicyError::Rules {
             place: self.place.clone(),
             server: self.text.server.clone(),
             source: Box::new(source),
         };
-        let mode = if self.text.mode == "enforce" { Mode::Enforce } else { Mode::Observe };
-        let (recorded, _): (Rules, Loaded) =
-            compile(SearchPath::recorded(texts.clone()), Some(mode)).map_err(failed)?;
-        let other = instead.map(|rules| compile(SearchPath::instead_of(rules, texts), None));
-        let other = other.transpose().map_err(failed)?.map(|(rules, _)| rules);
+        let Some(recorded) = compile(None).map_err(failed)? else { return Ok(None) };
+        let other = instead.map(|rules| compile(Some(rules)));
+        let other = other.transpose().map_err(failed)?.flatten();
         let every = (1 << kind::END) - 2;
         let partial = recorded.policy.record & every != every;
         Ok(Some(Pair { recorded, other, partial }))
     }
+}
 
-    fn texts(&self) -> Vec<Arc<Source>> {
-        let kinds = [SourceKind::Server, SourceKind::Include, SourceKind::Set];
-        let source = |kind, text: &crate::event::SourceText| {
-            let crate::event::SourceText { name, path, text, .. } = text.clone();
-            Arc::new(Source { kind, name, path, text })
-        };
-        let sources = self.text.sources.iter();
-        sources
-            .filter_map(|text| {
-                let kind = kinds.into_iter().find(|kind| kind.name() == text.kind)?;
-                Some(source(kind, text))
-            })
-            .collect()
+/// The policy that was last in force for a server, or for the only one that there is.
+///
+/// # Errors
+/// When the recordings cannot be read, hold no such policy, or policies of several servers.
+pub fn last_policy(paths: &[PathBuf], server: Option<&str>) -> Result<PolicyText, LastError> {
+    let (mut last, mut names) = (None, BTreeSet::new());
+    let mut take = |policy: PolicyText| {
+        if names.len() < SERVERS_MAX {
+            names.insert(policy.server.clone());
+        }
+        if server.is_none_or(|server| server == policy.server) {
+            last = Some(policy);
+        }
+    };
+    for recording in recordings(paths)? {
+        let mut reader = Reader::open(&recording);
+        while let Some(block) = reader.next_block()? {
+            for line in block.lines() {
+                let line = line?;
+                if line.kind == Kind::Header {
+                    line.header()?.header.policies.into_iter().for_each(&mut take);
+                } else if line.name == b"policy"
+                    && let Body::Policy { policy, .. } = line.event()?.body
+                {
+                    take(*policy);
+                }
+            }
+        }
     }
+    let known = || names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    match server {
+        None if names.len() != 1 => Err(LastError::Which(known())),
+        server => last.ok_or_else(|| LastError::None(server.unwrap_or("?").to_owned(), known())),
+    }
+}
+
+/// Why a recording has no policy to ask.
+#[derive(Debug, Error)]
+pub enum LastError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// No policy of that server.
+    #[error("the recording holds no policy of server {0}: it has those of {1}")]
+    None(String, String),
+    /// None or several.
+    #[error("the recording holds policies of these servers, name one with --server: {0}")]
+    Which(String),
 }
 
 fn size(text: &PolicyText) -> usize {

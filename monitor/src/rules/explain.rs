@@ -8,6 +8,8 @@ use std::{
 
 use monitor_common::policy::{Decision, access, decide};
 
+use crate::event::World;
+
 use super::{
     Compiled, RuleRef, Subject,
     resolve::{Links, resolve},
@@ -70,8 +72,9 @@ impl Compiled {
     }
 }
 
-/// A path as the kernel would report it.
-pub fn resolved_path(path: &Path) -> Vec<u8> {
-    let resolved = resolve(path.as_os_str().as_bytes(), &Links::default()).path;
+/// A path as the kernel would report it: this machine's, or that of another with its links.
+pub fn resolved_path(path: &Path, elsewhere: Option<&World>) -> Vec<u8> {
+    let links = Links::new(elsewhere.map(|world| &world.links));
+    let resolved = resolve(path.as_os_str().as_bytes(), &links).path;
     if resolved.is_empty() { b"/".to_vec() } else { resolved }
 }

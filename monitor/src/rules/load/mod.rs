@@ -4,7 +4,7 @@ mod loader;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -137,6 +137,34 @@ pub fn load(
     let sets = loader.sets()?;
     loader.rules();
     loader.into_loaded(server, is_default, &sets)
+}
+
+/// Loads the rules that a recording holds, or those of a directory in their place, as on the
+/// machine that it is from; `None` when the recording does not hold enough of that machine.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_recorded(
+    recorded: &PolicyText,
+    instead: Option<&Path>,
+) -> Result<Option<Loaded>, RuleError> {
+    let Some(world) = &recorded.world else { return Ok(None) };
+    let bindings = Bindings::of_world(world);
+    let kinds = [SourceKind::Server, SourceKind::Include, SourceKind::Set];
+    let texts = recorded.sources.iter().filter_map(|source| {
+        let kind = kinds.into_iter().find(|kind| kind.name() == source.kind)?;
+        let SourceText { name, path, text, .. } = source.clone();
+        Some(Arc::new(Source { kind, name, path, text }))
+    });
+    let search = match instead {
+        Some(rules) => SearchPath::instead_of(rules, texts.collect()),
+        None => SearchPath::recorded(texts.collect()),
+    };
+    let mut loaded = load(&search, Some(&recorded.server), &bindings)?;
+    if instead.is_none() {
+        loaded.mode = if recorded.mode == "enforce" { Mode::Enforce } else { Mode::Observe };
+    }
+    Ok(Some(loaded))
 }
 
 impl Loaded {
