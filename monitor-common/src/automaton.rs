@@ -14,9 +14,9 @@ pub const NUL_CLASS: usize = 0;
 /// Cells of a [`Row`]; a power of two.
 const CELLS: usize = 128;
 /// Row of the state that no input leaves and that accepts nothing.
-pub const DEAD: u32 = 0;
+pub const DEAD: u64 = 0;
 /// Row of the state before the first byte.
-pub const START: u32 = 1;
+pub const START: u64 = 1;
 /// [`Row::flags`]: every input stays in this state.
 pub const ABSORBING: u32 = 1;
 
@@ -36,11 +36,11 @@ impl Row {
     /// Next state on a byte of a class. By a mask instead of a check, which the kernel's side would
     /// pay for at every byte; no table has classes from [`BYTE_CLASSES`] on.
     #[inline(always)]
-    fn after(&self, class: u8) -> u32 {
+    fn after(&self, class: u8) -> u64 {
         const { assert!(size_of::<Self>() == CELLS * 2 && CELLS.is_power_of_two()) };
         let cells = core::ptr::from_ref(self).cast::<u16>();
         // SAFETY: a row is CELLS cells long, the last ones being the other fields.
-        unsafe { *cells.add(class as usize & (CELLS - 1)) as u32 }
+        unsafe { *cells.add(class as usize & (CELLS - 1)) as u64 }
     }
 }
 
@@ -57,11 +57,11 @@ wire!(Row = 256, ByteClasses = 256);
 /// Where the rows of all tables stand: a BPF array in the kernel, a slice in userspace.
 pub trait Rows {
     /// The row at an absolute index, `None` past the end.
-    fn row(&self, index: u32) -> Option<&Row>;
+    fn row(&self, index: u64) -> Option<&Row>;
 }
 
 impl Rows for [Row] {
-    fn row(&self, index: u32) -> Option<&Row> {
+    fn row(&self, index: u64) -> Option<&Row> {
         self.get(index as usize)
     }
 }
@@ -69,7 +69,7 @@ impl Rows for [Row] {
 /// State after a step, and whether the walk is over.
 pub struct Step {
     /// Row number within the table.
-    pub state: u32,
+    pub state: u64,
     /// The path has ended or the state cannot change any more.
     pub done: bool,
 }
@@ -79,9 +79,9 @@ pub struct Step {
 #[inline(always)]
 pub fn step<R: Rows + ?Sized>(
     rows: &R,
-    base: u32,
+    base: u64,
     classes: &ByteClasses,
-    mut state: u32,
+    mut state: u64,
     word: u64,
 ) -> Step {
     let mut eaten = 0;
@@ -102,7 +102,7 @@ pub fn step<R: Rows + ?Sized>(
 }
 
 /// Classes of a path, by the same steps as the kernel takes.
-pub fn classify<R: Rows + ?Sized>(rows: &R, base: u32, classes: &ByteClasses, path: &[u8]) -> u32 {
+pub fn classify<R: Rows + ?Sized>(rows: &R, base: u64, classes: &ByteClasses, path: &[u8]) -> u32 {
     let mut state = START;
     for chunk in path.chunks(8) {
         let mut word = [0; 8];

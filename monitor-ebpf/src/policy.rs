@@ -5,12 +5,12 @@ use core::ffi::c_void;
 
 use aya_ebpf::{helpers::generated::bpf_loop, maps::lpm_trie::Key};
 use monitor_common::{
-    automaton::{self, ByteClasses, Row, Rows, START},
+    automaton::{self, ByteClasses, DEAD, Row, Rows, START},
     limits::ROWS_MAX,
     network::{self, AddressKey, TABLE_BITS},
     policy::{
-        Decision, Policy, TABLES, access, beyond_bound, decide_one, reason, stronger, tag_flags,
-        verdict,
+        Decision, Policy, TABLES, TableRef, access, beyond_bound, decide_one, reason, stronger,
+        tag_flags, verdict,
     },
     record::{Record, counter, enforced, flags},
 };
@@ -27,49 +27,107 @@ struct KernelRows(*const Row);
 
 impl Rows for KernelRows {
     #[inline(always)]
-    fn row(&self, index: u32) -> Option<&Row> {
+    fn row(&self, index: u64) -> Option<&Row> {
         // SAFETY: within the map's one value, which lives as long as the program.
-        (index < ROWS_MAX).then(|| unsafe { &*self.0.add(index as usize) })
+        (index < ROWS_MAX as u64).then(|| unsafe { &*self.0.add(index as usize) })
     }
 }
 
+/// A string on its way through the tables of a policy.
 #[repr(C)]
 struct Match {
     path: *const u64,
-    classes: *const ByteClasses,
     rows: *const Row,
-    base: u32,
-    state: u32,
+    tables: [Progress; TABLES],
+}
+
+/// How far it is in one of them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Progress {
+    classes: *const ByteClasses,
+    base: u64,
+    state: u64,
+    /// Whether the rest of the string can still change the state.
+    open: u64,
 }
 
 #[inline(never)]
 extern "C" fn eat(index: u64, context: *mut Match) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context that `classify_in_table` gave it.
+    // SAFETY: `bpf_loop` hands over the context that `classify_in_slot` gave it.
     let context = unsafe { &mut *context };
-    // SAFETY: strings have 513 words; the index is masked to 511. Map values live as long as the
-    // program.
-    let (word, classes) =
-        unsafe { (context.path.add(index as usize & 0x1ff).read(), &*context.classes) };
+    // SAFETY: strings have 513 words; the index is masked to 511.
+    let word = unsafe { context.path.add(index as usize & 0x1ff).read() };
     let rows = KernelRows(context.rows);
-    let step = automaton::step(&rows, context.base, classes, context.state, word);
-    context.state = step.state;
-    step.done as i64
+    let mut open = 0;
+    let mut i = 0;
+    while i < TABLES {
+        let table = &mut context.tables[i];
+        if table.open != 0 {
+            // SAFETY: map values live as long as the program.
+            let classes = unsafe { &*table.classes };
+            let step = automaton::step(&rows, table.base, classes, table.state, word);
+            table.state = step.state;
+            table.open = !step.done as u64;
+            open |= table.open;
+        }
+        i += 1;
+    }
+    (open == 0) as i64
 }
 
-/// Classes of the record's string number `position` under a policy.
+/// Classes of the record's string number `position` under the policy in `slot`.
 #[inline(always)]
-pub fn classify(scratch: &mut Scratch, position: usize, policy: &Policy) -> u32 {
+pub fn classify(scratch: &mut Scratch, position: usize, slot: u32) -> u32 {
     let length = scratch.record.lengths[position] as u32 & 0xfff;
     pad(scratch, position, length);
-    let index = scratch.lend() as u64;
+    let string = (position as u32) << 16 | length;
+    classify_in_slot(scratch.lend(), string, slot)
+}
+
+/// [`classify`] as a global function, which the verifier checks once for all its callers: `string`
+/// is its position and length.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn classify_in_slot(index: u32, string: u32, slot: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr(index) else { return 0 };
+    let Some(policy) = POLICIES.get(slot) else { return 0 };
+    let Some(rows) = ROWS.get_ptr(0) else { return 0 };
+    let position = (string >> 16) as usize & 3;
+    let mut context = Match {
+        // SAFETY: within the strings of the slot that the caller has claimed. They begin at a
+        // multiple of 8 bytes, and each has 513 words.
+        path: unsafe { (*scratch).strings.as_ptr().add(position * STRING_BYTES).cast() },
+        rows: rows.cast(),
+        tables: [Progress { classes: core::ptr::null(), base: 0, state: DEAD, open: 0 }; TABLES],
+    };
+    let mut i = 0;
+    while i < TABLES {
+        let TableRef { base, classes } = policy.tables[i];
+        let Some(classes) = BYTE_CLASSES.get_ptr(classes) else { return 0 };
+        // An absent table is at row 0 of the map, which accepts nothing.
+        let present = base != 0;
+        let state = if present { START } else { DEAD };
+        context.tables[i] = Progress { classes, base: base as u64, state, open: present as u64 };
+        i += 1;
+    }
+    // SAFETY: the callback and its context match.
+    unsafe {
+        bpf_loop(
+            (string & 0xfff).div_ceil(8),
+            eat as *mut c_void,
+            core::ptr::addr_of_mut!(context).cast::<c_void>(),
+            0,
+        );
+    }
+    // To the compiler the callback may have written to it.
+    let context = core::hint::black_box(&mut context);
+    let rows = KernelRows(rows.cast());
     let mut classes = 0;
     let mut i = 0;
     while i < TABLES {
-        let table = policy.tables[i];
-        if table.base != 0 {
-            let at = index << 32 | (position as u64) << 16 | length as u64;
-            classes |= classify_in_table(at, table.base, table.classes);
-        }
+        let Progress { base, state, .. } = context.tables[i];
+        classes |= rows.row(base.wrapping_add(state)).map_or(0, |row| row.accept);
         i += 1;
     }
     classes
@@ -85,37 +143,6 @@ fn pad(scratch: &mut Scratch, position: usize, length: u32) {
         unsafe { *scratch.strings.as_mut_ptr().add(end + i) = 0 };
         i += 1;
     }
-}
-
-/// Classes of a string under one table: `at` is the scratch slot, the string's position and its
-/// length. A global function, which the verifier checks once for all its callers.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn classify_in_table(at: u64, base: u32, classes: u32) -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr((at >> 32) as u32) else { return 0 };
-    let Some(byte_classes) = BYTE_CLASSES.get_ptr(classes) else { return 0 };
-    let Some(rows) = ROWS.get_ptr(0) else { return 0 };
-    let position = (at >> 16) as usize & 3;
-    let mut context = Match {
-        // SAFETY: within the strings of the slot that the caller has claimed. They begin at a
-        // multiple of 8 bytes, and each has 513 words.
-        path: unsafe { (*scratch).strings.as_ptr().add(position * STRING_BYTES).cast() },
-        classes: byte_classes,
-        rows: rows.cast(),
-        base,
-        state: START,
-    };
-    // SAFETY: the callback and its context match.
-    let state = unsafe {
-        bpf_loop(
-            (at as u32 & 0xfff).div_ceil(8),
-            eat as *mut c_void,
-            core::ptr::addr_of_mut!(context).cast::<c_void>(),
-            0,
-        );
-        core::ptr::read_volatile(core::ptr::addr_of!(context.state))
-    };
-    KernelRows(rows.cast()).row(base.wrapping_add(state)).map_or(0, |row| row.accept)
 }
 
 /// Classes of an address in its canonical form under a policy.
@@ -149,7 +176,7 @@ pub fn judge_path(
         let says_more = by_label.reason == reason::SET && by_label.verdict >= bound.verdict;
         if says_more { by_label } else { bound }
     } else {
-        let classes = classify(scratch, position, subject.policy) | extra;
+        let classes = classify(scratch, position, subject.slot) | extra;
         scratch.record.classes |= classes;
         decide_under(subject, classes, asked)
     };

@@ -6,6 +6,7 @@
 //! [`rules`] feeds both ends: the kernel's policy maps and the explanations of its verdicts.
 
 pub mod cli;
+pub mod collect;
 pub mod decode;
 pub mod enrich;
 pub mod event;

@@ -52,6 +52,7 @@
 //! ends what is left, also when the test failed.
 
 pub mod behaviour;
+mod browser;
 pub mod cases;
 pub mod demo;
 mod elsewhere;

@@ -88,6 +88,21 @@ pub fn node() -> Result<()> {
     }
 }
 
+/// Chromium, in which the tests open reports. Where it cannot be had they say that they were skipped.
+pub fn browser() {
+    let has_one = ["chromium", "chromium-browser", "google-chrome"];
+    if has_one.into_iter().any(|program| find(program).is_some()) {
+        return;
+    }
+    let installed = match find("apt-get") {
+        Some(_) => install(&["chromium", "fonts-dejavu-core"]),
+        None => Err(anyhow::anyhow!("install chromium")),
+    };
+    if let Err(error) = installed {
+        say(format!("no browser to test reports with: {error:#}"));
+    }
+}
+
 /// Installs those of these Debian packages that are missing.
 fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages.iter().copied().filter(|name| !installed(name)).collect();

@@ -66,7 +66,10 @@ const UNREADABLE: i32 = -1;
 #[unsafe(link_section = "raw_tracepoint/control_classify")]
 pub extern "C" fn control_classify(ctx: *mut c_void) -> i32 {
     let ctx = RawTracePointContext::new(ctx);
-    let Some(policy) = POLICIES.get(ctx.arg::<u64>(0) as u32) else { return UNREADABLE };
+    let slot = ctx.arg::<u64>(0) as u32;
+    if POLICIES.get(slot).is_none() {
+        return UNREADABLE;
+    }
     let length = ctx.arg::<u64>(2);
     if length >= PATH_MAX as u64 {
         return UNREADABLE;
@@ -84,7 +87,7 @@ pub extern "C" fn control_classify(ctx: *mut c_void) -> i32 {
         }
     }
     scratch.record.lengths[0] = length as u16;
-    policy::classify(scratch, 0, policy) as i32
+    policy::classify(scratch, 0, slot) as i32
 }
 
 /// The `struct file` behind a descriptor of a task that [`load!`] can read, 0 when there is none.

@@ -67,7 +67,7 @@ fn describe_file(scratch: &mut Scratch, file: Address) {
 /// Script, working directory and arguments; and what the tag has to remember of this exec.
 #[inline(always)]
 fn finish(scratch: &mut Scratch, subject: &Subject, task: Address, bprm: Address) {
-    let loader = policy::classify(scratch, 0, subject.policy) & class::LOADER;
+    let loader = policy::classify(scratch, 0, subject.slot) & class::LOADER;
     let kept = subject.tag.flags & !(tag_flags::LAUNCH | tag_flags::LOADER);
     let new = if loader != 0 { kept | tag_flags::LOADER } else { kept };
     if new != subject.tag.flags {

@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit code out. Each verb is a module of its own.
 
 mod check;
+mod collect;
 mod explain;
 mod replay;
 mod report;
@@ -34,6 +35,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     Check(check::Arguments),
+    Collect(collect::Arguments),
     Explain(explain::Arguments),
     Replay(replay::Arguments),
     Report(report::Arguments),
@@ -58,6 +60,7 @@ fn describe(error: &anyhow::Error) -> String {
 pub fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Check(arguments) => check::main(&arguments),
+        Verb::Collect(arguments) => collect::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
         Verb::Replay(arguments) => replay::main(&arguments),
         Verb::Report(arguments) => report::main(&arguments),

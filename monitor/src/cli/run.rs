@@ -10,7 +10,7 @@ use std::{
     fs::File,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
@@ -117,10 +117,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let signals = Signals::block().context("cannot take over signals")?;
     let mut kernel = load_kernel(arguments, loaded.mode)?;
     let (instance, cgroup) = Cgroup::create(random)?;
-    let key = signing_key(arguments);
-    let veil = Veil::new(arguments.privacy, key.as_ref().map(SigningKey::as_bytes))?;
+    let options = RecordingOptions {
+        privacy: arguments.privacy,
+        key: arguments.key.clone(),
+        ..RecordingOptions::default()
+    };
+    let key = signing_key(&options.key);
+    let veil = Veil::new(options.privacy, key.as_ref().map(SigningKey::as_bytes))?;
     let policy = veil.policy(loaded.text(POLICY, instance));
-    let recording = open_recording(arguments, &account, policy, &kernel, key)?;
+    let recording = open_recording(arguments, &account, policy, &kernel, options, key)?;
     let slot = kernel.install(POLICY, &compiled)?;
     label(&mut kernel, &compiled)?;
 
@@ -216,6 +221,7 @@ fn open_recording(
     account: &Account,
     policy: PolicyText,
     kernel: &Kernel,
+    options: RecordingOptions,
     key: Option<SigningKey>,
 ) -> anyhow::Result<SegmentWriter> {
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
@@ -225,11 +231,6 @@ fn open_recording(
         None => default_recording(account, &policy.server, policy.instance),
     };
     header.policies = vec![policy];
-    let options = RecordingOptions {
-        privacy: arguments.privacy,
-        key: arguments.key.clone(),
-        ..RecordingOptions::default()
-    };
     let _identity = account.assume_for_files();
     SegmentWriter::open(destination, header, options, key).map_err(|error| {
         anyhow!("{error}: name a file that user {} may write with --events", account.name)
@@ -238,10 +239,8 @@ fn open_recording(
 
 /// The key of the host, which the server cannot read unless it is root. Without one the server is
 /// watched all the same.
-fn signing_key(arguments: &Arguments) -> Option<SigningKey> {
-    key::open(&arguments.key)
-        .inspect_err(|error| say(&format!("the recording is not signed: {error}")))
-        .ok()
+fn signing_key(path: &Path) -> Option<SigningKey> {
+    key::open(path).inspect_err(|error| say(&format!("the recording is not signed: {error}"))).ok()
 }
 
 fn default_recording(account: &Account, server: &str, instance: u32) -> Destination {

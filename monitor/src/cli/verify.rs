@@ -227,7 +227,7 @@ fn to_json(recording: &Recording, report: &Report, trust: &Trust, unknown: &[Str
         "first_seq": report.seqs.map(|seqs| seqs.0), "last_seq": report.seqs.map(|seqs| seqs.1),
         "follows": report.follows.map(|chain| chain.to_string()),
         "last": report.last.as_ref().map(|(at, chain)| json!({"at": place(at), "chain": chain.to_string()})),
-        "signed": signed, "ended": report.ended, "writing": report.writing, "anchor": report.anchor.as_ref().map(place),
+        "signed": signed, "ended": report.ended, "open_joints": report.joints.as_ref().map_or(0, |joints| joints.1), "writing": report.writing, "anchor": report.anchor.as_ref().map(place),
         "losses": losses, "lost": report.lost, "bad": bad, "unsigned": unsigned(report, trust),
         "unknown": unknown,
     })

@@ -24,7 +24,7 @@ mod tree;
 mod words;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use aggregate::Aggregator;
 pub use html::html;

@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::reader::{Fault, ReadError};
+use super::{
+    bundle,
+    reader::{Fault, ReadError},
+};
 
 const PLAIN: &str = ".jsonl";
 const COMPRESSED: &str = ".zst";
@@ -71,7 +74,7 @@ impl fmt::Display for SegmentName {
 }
 
 /// The recordings that files and directories hold, by name. Of a directory only files that are
-/// named as segments or end with `.jsonl` or `.jsonl.zst` are taken.
+/// named as segments or end with `.jsonl` or `.jsonl.zst` are taken; of a bundle its segments.
 ///
 /// # Errors
 /// When a path is not there or a directory cannot be read.
@@ -81,6 +84,9 @@ pub fn recordings(paths: &[PathBuf]) -> Result<Vec<Recording>, ReadError> {
         let metadata = fs::metadata(path).map_err(|error| ReadError::io(path, error))?;
         if metadata.is_dir() {
             found.directory(path)?;
+        } else if bundle::is_bundle(path) {
+            let segments = bundle::segments(path).map_err(|error| ReadError::io(path, error))?;
+            segments.iter().for_each(|segment| found.file(segment));
         } else {
             found.file(path);
         }

@@ -21,6 +21,7 @@
 //!       -> Verifier: the same blocks, checked
 //! ```
 
+mod bundle;
 pub mod checkpoint;
 mod files;
 mod header;
@@ -33,6 +34,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use bundle::{RECORDINGS, SUFFIX as BUNDLE_SUFFIX};
 pub use checkpoint::Checkpoint;
 pub use files::{Recording, SegmentName, recordings};
 pub use header::{Header, HeaderLine, Place};

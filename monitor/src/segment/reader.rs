@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    ChainHash, Checkpoint, HeaderLine, Kind, LINE_MAX, Recording,
+    ChainHash, Checkpoint, HeaderLine, Kind, LINE_MAX, Recording, bundle,
     checkpoint::hex,
     line::{kind_and_seq, split},
 };
@@ -20,7 +20,7 @@ use crate::event::{Event, ParseError, Parser, VERSION};
 /// Bytes of a block, unless a line is longer.
 const BLOCK: usize = 1 << 20;
 /// Largest window that a compressed segment may ask for, as a power of two; ours ask for 2 MB.
-const WINDOW_LOG_MAX: u32 = 25;
+pub(super) const WINDOW_LOG_MAX: u32 = 25;
 /// First bytes of a zstd frame.
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
@@ -185,7 +185,10 @@ impl Reader {
                 }
             }
             let Some(path) = self.files.next() else { return Ok(None) };
-            let source = File::open(&path).and_then(|file| Source::of(&path, file));
+            let source = match bundle::open(&path) {
+                Some(entry) => entry.and_then(|entry| Source::of(&path, entry)),
+                None => File::open(&path).and_then(|file| Source::of(&path, file)),
+            };
             self.source = Some(source.map_err(|error| ReadError::io(&path, error))?);
         }
     }

@@ -37,6 +37,14 @@ impl Report {
                  were written"
             ));
         }
+        if let Some((at, count)) = self.joints.as_ref().filter(|_| self.signed.is_some()) {
+            unknown.push(format!(
+                "at line {} of {} it was continued behind an end that no checkpoint closed \
+                 ({count} times in all): lines may have been cut off there",
+                at.line,
+                Shown(at.file.as_os_str().as_encoded_bytes())
+            ));
+        }
         if self.writing {
             unknown.push("it is being written: its end is not yet there".to_owned());
         } else if !self.ended && self.bad.is_none() {

@@ -54,6 +54,8 @@ pub struct Report {
     pub writing: bool,
     /// The line whose chain was kept elsewhere.
     pub anchor: Option<Position>,
+    /// Places where a run goes on behind an end that no checkpoint closed: the first, and how many.
+    pub joints: Option<(Position, u64)>,
     /// The first fault.
     pub bad: Option<ReadError>,
 }
@@ -120,6 +122,8 @@ pub struct Verifier {
     trust: Trust,
     chain: Option<ChainHash>,
     next_seq: Option<u64>,
+    /// Boot and beginning of the run that the last header is of.
+    run: Option<(String, u64)>,
     lines: Chain,
 }
 
@@ -159,10 +163,10 @@ impl Verifier {
         if self.lines.expected(before, line.object) != line.chain {
             return Err(Fault::Chain);
         }
-        self.report.ended = false;
+        let ended = std::mem::replace(&mut self.report.ended, false);
         self.report.lines += 1;
         let checked = match (line.kind, line.seq) {
-            (Kind::Header, _) => self.header(line),
+            (Kind::Header, _) => self.header(line, ended),
             (Kind::Checkpoint, _) => self.checkpoint(before, line),
             (Kind::Event, Some(seq)) => self.event(seq, line),
             (Kind::Event, None) => Err(Fault::NotChained),
@@ -176,7 +180,7 @@ impl Verifier {
         Ok(())
     }
 
-    fn header(&mut self, line: &Line<'_>) -> Result<(), Fault> {
+    fn header(&mut self, line: &Line<'_>, ended: bool) -> Result<(), Fault> {
         let mut header = line.header().map_err(|error| error.fault)?;
         let found = header.previous.as_ref().and_then(|hex| ChainHash::from_hex(hex.as_bytes()));
         match self.chain {
@@ -188,6 +192,12 @@ impl Verifier {
         }
         self.next_seq = Some(header.first_seq);
         self.report.segments += 1;
+        let run = (header.header.boot_id.clone(), header.header.began_ns);
+        if self.run.as_ref().is_some_and(|before| *before != run) && !ended {
+            let (_, count) = self.report.joints.get_or_insert_with(|| (line.position(), 0));
+            *count += 1;
+        }
+        self.run = Some(run);
         (header.header.policies, header.header.processes) = (Vec::new(), Vec::new());
         self.report.header.get_or_insert(header);
         Ok(())

@@ -18,6 +18,7 @@ behaviours! {
     addresses,
     automaton,
     changes,
+    disk,
     execs,
     floods,
     inside,
@@ -29,6 +30,8 @@ behaviours! {
     real_server,
     recording,
     replacement,
+    reports,
     running,
     unix_sockets,
+    verdicts,
 }

@@ -304,7 +304,9 @@ impl SegmentWriter {
             (self.chain, self.written, self.signed.1) = (chain, chain, chain);
             self.totals.checkpoint = Some(chain);
             self.notices.push(Notice::Checkpoint(chain, checkpoint));
-            self.sync_if(Sync::Checkpoint);
+            if !end {
+                self.sync_if(Sync::Checkpoint);
+            }
         }
     }
 

@@ -228,4 +228,14 @@ fn a_recording_that_was_continued_has_an_open_end_again() {
     let report = check(&path);
     assert!(report.bad.is_none() && !report.ended);
     assert_eq!(report.lines - report.signed.unwrap().lines, 2);
+    assert_eq!(report.joints, None, "the first run was closed");
+    // What was cut off while nobody wrote would be signed by whoever continues: that is told.
+    let mut writer = signed(Destination::File(path.clone()), &options);
+    writer.finish();
+    let report = check(&path);
+    assert!(report.bad.is_none() && report.ended);
+    let (at, count) = report.joints.clone().unwrap();
+    assert_eq!((at.line, count), (5, 1));
+    let told = report.unknown(&Trust::default());
+    assert!(told.iter().any(|sentence| sentence.contains("continued behind an end")), "{told:?}");
 }

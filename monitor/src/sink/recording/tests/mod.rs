@@ -38,7 +38,8 @@ fn open(
 
 fn signed(destination: Destination, options: &RecordingOptions) -> SegmentWriter {
     let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
-    SegmentWriter::open(destination, header(), options.clone(), Some(key)).unwrap()
+    let header = Header { began_ns: crate::enrich::clock::boot_ns(), ..header() };
+    SegmentWriter::open(destination, header, options.clone(), Some(key)).unwrap()
 }
 
 fn limited(limits: Limits) -> RecordingOptions {
