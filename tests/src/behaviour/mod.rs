@@ -19,6 +19,7 @@ behaviours! {
     automaton,
     changes,
     execs,
+    fleet,
     floods,
     inside,
     lineage,
