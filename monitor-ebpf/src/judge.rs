@@ -5,13 +5,13 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::{EbpfContext, programs::LsmContext};
 use monitor_common::{
     policy::{access, class, set, verdict},
-    record::{change, did, flags, kind},
+    record::{Record, change, did, flags, kind},
 };
 
 use crate::{
     emit,
     instance::{self, Current, Subject},
-    kernel_field::{Address, Span, current_task, field, offset, read},
+    kernel_field::{Address, Span, current_task, field, load, load_at, number, offset, read},
     label,
     path::{self, Dentry, Place},
     policy::{self, Means},
@@ -132,11 +132,26 @@ pub fn describe_inode(scratch: &mut Scratch, inode: Address) {
     let sb: Address = span.get(offset!(inode_sb));
     record.inode.ino = span.get(offset!(inode_ino));
     record.inode.generation = span.get(offset!(inode_generation));
-    record.inode_mode = mode as u32;
     record.nlink = span.get(offset!(inode_nlink));
     let span = Span::copy(words, sb, offset!(sb_dev));
     record.inode.dev = span.get(offset!(sb_dev));
-    let magic: u64 = span.get(offset!(sb_magic));
+    describe_kind(record, mode, span.get(offset!(sb_magic)));
+}
+
+/// [`describe_inode`] through a pointer of a known type.
+#[inline(always)]
+fn describe_loaded_inode(record: &mut Record, inode: Address) {
+    let sb: Address = load!(inode, inode_sb);
+    record.inode.ino = load!(inode, inode_ino);
+    record.inode.generation = load!(inode, inode_generation);
+    record.nlink = load!(inode, inode_nlink);
+    record.inode.dev = load!(sb, sb_dev);
+    describe_kind(record, load!(inode, inode_mode), load!(sb, sb_magic));
+}
+
+#[inline(always)]
+fn describe_kind(record: &mut Record, mode: u16, magic: u64) {
+    record.inode_mode = mode as u32;
     record.fs_magic = magic as u32;
     if mode & S_IFMT == S_IFDIR {
         record.flags |= flags::DIRECTORY;
@@ -181,18 +196,37 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Reads a `struct file`.
+    /// Reads a `struct file`, and describes its inode.
     #[inline(always)]
-    pub fn of(file: Address) -> Self {
+    pub fn of(scratch: &mut Scratch, file: Address) -> Self {
         let mut words = MaybeUninit::<[u64; 10]>::uninit();
         let (mode, path) = (offset!(file_mode), offset!(file_path));
         let span = Span::copy(&mut words, file, if mode < path { mode } else { path });
         let mount = span.get(path + offset!(path_mnt));
-        Self {
+        let opened = Self {
             place: Place { mount, dentry: span.get(path + offset!(path_dentry)) },
             inode: span.get(offset!(file_inode)),
             mode: span.get(mode),
             flags: span.get(offset!(file_flags)),
+        };
+        describe_inode(scratch, opened.inode);
+        opened
+    }
+
+    /// The same through a pointer of a known type: what every open of a tagged process pays for.
+    #[inline(always)]
+    pub fn of_argument(scratch: &mut Scratch, file: Address) -> Self {
+        let inode: Address = load!(file, file_inode);
+        describe_loaded_inode(&mut scratch.record, inode);
+        let path = offset!(file_path);
+        let mount: Address = load_at(file, path + offset!(path_mnt));
+        let dentry: Address = load_at(file, path + offset!(path_dentry));
+        let memory = &mut scratch.unseen;
+        Self {
+            place: Place { mount: number(memory, mount), dentry: number(memory, dentry) },
+            inode: number(memory, inode),
+            mode: load!(file, file_mode),
+            flags: load!(file, file_flags),
         }
     }
 
@@ -218,33 +252,32 @@ impl Opened {
     }
 }
 
-/// Describes and judges an open file. The second open that a stacked file system makes for one of
-/// its own is not noted.
+/// Judges an open file. The second open that a stacked file system makes for one of its own is not
+/// noted.
 #[inline(always)]
 pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) -> Noted {
     let Opened { place, inode, .. } = *opened;
-    let entry = Dentry::of(place.dentry);
-    describe_inode(scratch, inode);
     scratch.record.did = opened.did();
+    let mut labels = path::resolve(scratch, 0, place);
+    let entry = scratch.entry;
     let mut asked = opened.asked();
     if opened.mode & FMODE_PATH != 0 || entry.name_len == 0 {
         asked = 0;
     }
-    let foreign = if scratch.record.fs_magic == PROC_SUPER_MAGIC {
-        describe_owner(scratch, subject, inode, &entry)
-    } else {
-        0
-    };
-    if inode != entry.inode || place.is_beneath_stack(&entry) {
+    if inode != entry.inode || scratch.is_private != 0 {
         // The stacked file has been judged by its own path: here only the sets have a say.
-        let labels = label::of_inode(inode).own | label::of_any_name(inode);
+        labels = label::of_inode(inode).own | label::of_any_name(inode);
         scratch.record.labels |= labels;
         let classes = labels | class::READ | class::WRITE;
         policy::judge_classes(&mut scratch.record, subject, classes, asked);
         scratch.record.classes = labels;
         return Noted::No;
     }
-    judge_place(scratch, subject, 0, place, foreign, asked);
+    scratch.record.labels |= labels;
+    if scratch.record.fs_magic == PROC_SUPER_MAGIC {
+        labels |= describe_owner(scratch, subject, inode, &entry);
+    }
+    policy::judge_path(scratch, subject, 0, labels, asked);
     Noted::Yes
 }
 

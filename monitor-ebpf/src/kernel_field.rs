@@ -76,6 +76,17 @@ pub fn load_at<T: Plain>(base: Address, offset: u32) -> T {
     unsafe { address.read_volatile() }
 }
 
+/// The same address as a number, by way of `memory` in a map: the verifier does not let pointers of
+/// known types into functions that it checks by themselves.
+#[inline(always)]
+pub fn number(memory: &mut u64, pointer: Address) -> Address {
+    // SAFETY: a reference. Volatile, because the compiler knows that nothing changes.
+    unsafe {
+        core::ptr::write_volatile(memory, pointer);
+        core::ptr::read_volatile(memory)
+    }
+}
+
 /// A piece of a kernel struct, copied at once into `WORDS` words of the caller's: the kernel's
 /// checked copy costs more by the call than by the byte.
 pub struct Span<'a, const WORDS: usize> {
@@ -106,7 +117,7 @@ impl<'a, const WORDS: usize> Span<'a, WORDS> {
     /// keeps it elsewhere. Offsets are constants to the verifier, so only one way is left.
     #[inline(always)]
     pub fn get<T: Plain>(&self, offset: u32) -> T {
-        let at = offset.wrapping_sub(self.from) as usize;
+        let at = (offset as usize).wrapping_sub(self.from as usize);
         if at > WORDS * 8 - size_of::<T>() {
             return read(self.base, offset);
         }

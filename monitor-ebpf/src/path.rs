@@ -39,14 +39,6 @@ impl Place {
         Self::of_path(file.wrapping_add(offset!(file_path) as u64))
     }
 
-    /// Whether this is beneath the private copy of a mount that a stacked file system keeps.
-    #[inline(always)]
-    pub fn is_beneath_stack(&self, entry: &Dentry) -> bool {
-        let mount = self.mount.wrapping_sub(offset!(mount_mnt) as u64);
-        let namespace: Address = field!(mount, mount_mnt_ns);
-        namespace >= ERROR_POINTERS && entry.parent != self.dentry
-    }
-
     /// The inode, 0 for a name that does not exist yet.
     #[inline(always)]
     pub fn inode(&self) -> Address {
@@ -55,6 +47,7 @@ impl Place {
 }
 
 /// What walks need of a `struct dentry`, by one read: its fields stand side by side.
+#[derive(Clone, Copy)]
 pub struct Dentry {
     /// `d_parent`, itself at the root of a file system.
     pub parent: Address,
@@ -84,7 +77,7 @@ impl Dentry {
 
 #[repr(C)]
 struct Walk {
-    buffer: *mut u8,
+    slot: *mut Scratch,
     dentry: Address,
     mount: Address,
     mount_root: Address,
@@ -103,6 +96,7 @@ const GOING: u32 = 0;
 const ROOT: u32 = 1;
 const DETACHED: u32 = 2;
 const FOREIGN: u32 = 3;
+const PRIVATE: u32 = 4;
 
 /// Lowest address that is an error number: what mounts that belong to no namespace have for one.
 const ERROR_POINTERS: Address = -4095_i64 as Address;
@@ -113,9 +107,13 @@ fn root_of(mount: Address) -> u32 {
     let namespace: Address = field!(mount, mount_mnt_ns);
     let namespaces: Address = load!(current_task(), task_nsproxy);
     let own: Address = load!(namespaces, nsproxy_mnt_ns);
-    // The kernel's own mounts (memfd, pipes, sockets) are in no namespace, and name what they hold
-    // in ways that no path has.
-    if namespace == own || namespace >= ERROR_POINTERS { ROOT } else { FOREIGN }
+    // Of the kernel's own mounts, which are in no namespace, only the copies that stacked file
+    // systems keep have directories; what the others hold (memfd, pipes, sockets) is DETACHED.
+    match namespace {
+        _ if namespace == own => ROOT,
+        ERROR_POINTERS.. => PRIVATE,
+        _ => FOREIGN,
+    }
 }
 
 /// One component, or one mount crossing.
@@ -124,7 +122,12 @@ extern "C" fn climb(index: u64, walk: *mut Walk) -> i64 {
     // SAFETY: `bpf_loop` hands over the context that `resolve_in_slot` gave it.
     let walk = unsafe { &mut *walk };
     let dentry = walk.dentry;
-    let Dentry { parent, name, name_len, inode } = Dentry::of(dentry);
+    let entry = Dentry::of(dentry);
+    let Dentry { parent, name, name_len, inode } = entry;
+    if index == 0 {
+        // SAFETY: the slot is claimed, and nobody else writes to it meanwhile.
+        unsafe { (*walk.slot).entry = entry };
+    }
     if walk.at_home != 0
         && let Some(label) = label::find(walk.dev, inode)
     {
@@ -161,14 +164,14 @@ extern "C" fn climb(index: u64, walk: *mut Walk) -> i64 {
     // SAFETY: `at` is below PATH_MAX + 1 after the check above and the buffer has 512 bytes more.
     unsafe {
         bpf_probe_read_kernel(
-            walk.buffer.add((at & 0xfff) as usize).cast::<c_void>(),
+            (*walk.slot).walk.as_mut_ptr().add((at & 0xfff) as usize).cast::<c_void>(),
             length,
             name as *const c_void,
         );
     }
     at -= 1;
     // SAFETY: masked to the buffer.
-    unsafe { *walk.buffer.add((at & 0xfff) as usize) = b'/' };
+    unsafe { *(*walk.slot).walk.as_mut_ptr().add((at & 0xfff) as usize) = b'/' };
     walk.at = at;
     if parent == dentry {
         // Something without a directory, such as `memfd:name`.
@@ -202,7 +205,7 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
     let scratch = unsafe { &mut *slot };
     let sb: Address = field!(dentry, dentry_sb);
     let mut walk = Walk {
-        buffer: scratch.walk.as_mut_ptr(),
+        slot,
         dentry,
         mount,
         mount_root: field!(mount, vfsmount_root),
@@ -225,13 +228,14 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
     // To the compiler the callback may have written to it.
     let walk = core::hint::black_box(&mut walk);
     let Walk { at, state, labels, .. } = *walk;
+    scratch.is_private = (state == PRIVATE) as u64;
     scratch.unseen = if state == GOING && walk.at_home != 0 { walk.dentry } else { walk.rest };
     if state == GOING {
         scratch.record.flags |= flags::TRUNCATED;
         return labels;
     }
     match state {
-        DETACHED => scratch.record.flags |= flags::DETACHED,
+        DETACHED | PRIVATE => scratch.record.flags |= flags::DETACHED,
         FOREIGN => scratch.record.flags |= flags::FOREIGN,
         _ => {}
     }

@@ -14,7 +14,7 @@ use monitor_common::{
     record::{Record, counter},
 };
 
-use crate::{atomic, emit, kernel_field::Address, maps::SCRATCH};
+use crate::{atomic, emit, kernel_field::Address, maps::SCRATCH, path::Dentry};
 
 /// Room for one string of a record while it is built; the last one, the arguments, has more.
 pub const STRING_BYTES: usize = PATH_MAX + 8;
@@ -38,6 +38,10 @@ pub struct Scratch {
     /// Position of this slot in its map, for functions that the verifier checks by themselves and
     /// that can be handed numbers only.
     pub index: u64,
+    /// The dentry that the last walk began at.
+    pub entry: Dentry,
+    /// Whether the last walk ended in a mount that a stacked file system keeps for itself.
+    pub is_private: u64,
     /// A dentry whose ancestors' labels the last walk did not come by, 0 when there is none.
     pub unseen: Address,
     /// Where inodes and file systems are copied to.

@@ -8,10 +8,11 @@ use std::{
     fs,
     hint::black_box,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
+use ed25519_dalek::SigningKey;
 use mcp_monitor::{
     decode::{blank, decode, encode},
     enrich::{Clock, Enricher, Merge},
@@ -43,8 +44,8 @@ fn records() -> Vec<Vec<u8>> {
 }
 
 /// An enricher that knows the process, and the event that told it.
-fn enricher(out: &mut Vec<Event>) -> Result<Enricher> {
-    let mut enricher = Enricher::new(0, Clock::measure());
+fn enricher(next_seq: u64, out: &mut Vec<Event>) -> Result<Enricher> {
+    let mut enricher = Enricher::new(next_seq, Clock::measure());
     enricher.name(1, "filesystem");
     let mut exec = blank(record::kind::EXEC);
     (exec.tgid, exec.start_ns, exec.instance) = (4321, 987_654_321_012, 1);
@@ -55,7 +56,7 @@ fn enricher(out: &mut Vec<Event>) -> Result<Enricher> {
 
 fn events(records: &[Vec<u8>]) -> Result<Vec<Event>> {
     let mut out = Vec::new();
-    let mut enricher = enricher(&mut Vec::new())?;
+    let mut enricher = enricher(0, &mut Vec::new())?;
     for record in records {
         enricher.record(&decode(record)?, &mut out);
     }
@@ -95,6 +96,35 @@ fn main() -> Result<()> {
             "{name:<44} {middle:>10.0}  ({low:.0} to {high:.0})  {megabytes:.0} MB/s of lines"
         );
     }
+    by_the_clock(&directory.path().join("segments"))
+}
+
+/// The whole way into a directory, as `run` records: rotation, checkpoints, and compression by a
+/// thread beside.
+fn by_the_clock(directory: &Path) -> Result<()> {
+    const TIMES: u64 = 10;
+    let records = records();
+    let destination =
+        Destination::Directory { directory: directory.to_owned(), stream: "bench".to_owned() };
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let header = Header::of_host("lsm", &[])?;
+    let options = RecordingOptions::default();
+    let mut writer = SegmentWriter::open(destination, header, options, Some(key))?;
+    let start = Instant::now();
+    let done = (0..TIMES)
+        .try_fold(0, |done, _| Ok::<_, anyhow::Error>(done + feed(&mut writer, &records)?))?;
+    let fed = start.elapsed();
+    let totals = writer.finish();
+    anyhow::ensure!(totals.lost == 0, "{} events were lost: {:?}", totals.lost, totals.reason);
+    let names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name()));
+    let names = names.collect::<std::io::Result<Vec<_>>>()?;
+    let plain = names.iter().filter(|name| name.as_encoded_bytes().ends_with(b".jsonl")).count();
+    println!(
+        "by the clock, into signed segments: {:.0} events a second; {plain} of {} segments are not \
+         compressed",
+        done as f64 / fed.as_secs_f64(),
+        names.len()
+    );
     Ok(())
 }
 
@@ -108,8 +138,16 @@ fn record_all(path: &Path, records: &[Vec<u8>]) -> Result<u64> {
     let header = Header::of_host("lsm", &[])?;
     let (destination, options) = (Destination::File(path.to_owned()), RecordingOptions::default());
     let mut writer = SegmentWriter::open(destination, header, options, None)?;
+    let done = feed(&mut writer, records)?;
+    let totals = writer.finish();
+    anyhow::ensure!(totals.lost == 0, "{} events were lost: {:?}", totals.lost, totals.reason);
+    Ok(done)
+}
+
+/// Puts records through everything in front of the recording, and into it.
+fn feed(writer: &mut SegmentWriter, records: &[Vec<u8>]) -> Result<u64> {
     let (mut enriched, mut merge) = (Vec::new(), Merge::default());
-    let mut enricher = enricher(&mut enriched)?;
+    let mut enricher = enricher(writer.next_seq(), &mut enriched)?;
     let mut done = 0;
     while done < EVENTS {
         for record in records {
@@ -122,9 +160,8 @@ fn record_all(path: &Path, records: &[Vec<u8>]) -> Result<u64> {
                 done += 1;
             }
         }
+        writer.flush();
     }
-    let totals = writer.finish();
-    anyhow::ensure!(totals.lost == 0, "{} events were lost: {:?}", totals.lost, totals.reason);
     Ok(done)
 }
 
@@ -148,7 +185,7 @@ fn steps(live: PathBuf, recording: &Path) -> Result<Vec<Step>> {
         }),
         step("decode, enrich", move || {
             let mut out = Vec::new();
-            let mut enricher = enricher(&mut out)?;
+            let mut enricher = enricher(0, &mut out)?;
             for number in 0..EVENTS {
                 out.clear();
                 enricher.record(&decode(&to_enrich[number as usize % 1000])?, &mut out);

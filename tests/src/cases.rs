@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{Backend, Event, Events, Lab, Mode};
+use crate::{Backend, Event, Events, Lab, Mode, Running};
 
 /// Cases by name, each with the actor's steps.
 #[derive(Default)]
@@ -35,18 +35,44 @@ impl Cases {
 
     /// Runs them under the rules, in enforce where the backend can refuse.
     pub fn run(&self, lab: &Lab) -> Result<Batch> {
-        let enforcing = lab.backend() == Backend::Lsm;
-        self.run_in(lab, if enforcing { Mode::Enforce } else { Mode::Observe })
+        self.run_in(lab, mode_of(lab))
     }
 
-    /// Runs them under the rules in a mode.
+    /// Runs them in a mode.
     pub fn run_in(&self, lab: &Lab, mode: Mode) -> Result<Batch> {
+        self.run_with(lab, mode, |_| Ok(()))
+    }
+
+    /// [`Cases::run`], and does something meanwhile.
+    pub fn run_beside(
+        &self,
+        lab: &Lab,
+        act: impl FnOnce(&mut Running) -> Result<()>,
+    ) -> Result<Batch> {
+        self.run_with(lab, mode_of(lab), act)
+    }
+
+    fn run_with(
+        &self,
+        lab: &Lab,
+        mode: Mode,
+        act: impl FnOnce(&mut Running) -> Result<()>,
+    ) -> Result<Batch> {
         let file = lab.file("cases", &self.0)?;
-        let outcome = lab.run(mode).actor(["batch".as_ref(), file.as_os_str()])?;
+        let mut running = lab.run(mode).start_actor(["batch".as_ref(), file.as_os_str()])?;
+        act(&mut running)?;
+        let outcome = running.finish()?;
         outcome.events.header().with_context(|| outcome.stderr.clone())?;
         let said = results(&outcome.stdout);
         let enforcing = mode == Mode::Enforce;
         Ok(Batch { enforcing, events: outcome.events, said, stderr: outcome.stderr })
+    }
+}
+
+fn mode_of(lab: &Lab) -> Mode {
+    match lab.backend() {
+        Backend::Lsm => Mode::Enforce,
+        Backend::Tracepoint => Mode::Observe,
     }
 }
 

@@ -23,7 +23,10 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     }
     let flags: u32 = load!(file, file_flags);
     judge::lsm_noting(kind::OPEN, |scratch, subject| match flags & FMODE_EXEC_FLAG {
-        0 => judge::judge_file(scratch, subject, &Opened::of(file)),
+        0 => {
+            let opened = Opened::of_argument(scratch, file);
+            judge::judge_file(scratch, subject, &opened)
+        }
         _ => Noted::No,
     })
 }

@@ -26,6 +26,7 @@ pub fn file_receive(ctx: LsmContext) -> i32 {
     }
     judge::lsm(kind::PROCESS, |scratch, subject| {
         scratch.record.op = process::DESCRIPTOR;
-        judge::judge_file(scratch, subject, &Opened::of(file));
+        let opened = Opened::of_argument(scratch, file);
+        judge::judge_file(scratch, subject, &opened);
     })
 }

@@ -129,7 +129,8 @@ pub fn open(subject: &Subject, descriptor: u64, how: u32) {
     }
     judge::run(subject, kind::OPEN, Means::KillOnly, |scratch, subject| {
         scratch.record.flags |= flags::AFTER | how;
-        judge::judge_file(scratch, subject, &Opened::of(file));
+        let opened = Opened::of(scratch, file);
+        judge::judge_file(scratch, subject, &opened);
     });
 }
 

@@ -56,7 +56,7 @@ impl<'a> Btf<'a> {
         let mut at = types_at;
         while at < types_end {
             let info = word(data, at + 4)?;
-            let name = btf.from_name(word(data, at)?)?;
+            let name = btf.strings_from(word(data, at)?)?;
             let named = match kind(info) {
                 KIND_STRUCT if name.first() != Some(&0) => Some(&mut btf.structs),
                 KIND_FUNC if name.starts_with(HOOK) => Some(&mut btf.hooks),
@@ -155,11 +155,11 @@ impl<'a> Btf<'a> {
     }
 
     fn name(&self, offset: u32) -> Option<&'a [u8]> {
-        self.from_name(offset).map(first_string)
+        self.strings_from(offset).map(first_string)
     }
 
     /// The strings from this one on.
-    fn from_name(&self, offset: u32) -> Option<&'a [u8]> {
+    fn strings_from(&self, offset: u32) -> Option<&'a [u8]> {
         self.data.get(self.strings + offset as usize..)
     }
 }

@@ -128,13 +128,12 @@ impl Kernel {
         if unsafe { libc::geteuid() } != 0 {
             return Err(KernelError::Privileges);
         }
-        let offsets;
         let mut loader = EbpfLoader::new();
         // aya has nothing to relocate in our programs, and would keep the kernel's types for it.
         loader.btf(None);
         let data = btf::read()?;
         let layouts = btf::Btf::parse(&data).ok_or(KernelError::BtfMalformed)?;
-        offsets = self::offsets(&layouts)?;
+        let offsets = offsets(&layouts)?;
         loader.override_global("OFFSETS", &offsets, true);
         let mut kernel = Self::of_object(loader, options)?;
         let types = aya::Btf::parse(&data, Endianness::default())

@@ -11,6 +11,7 @@ crate::tests! {
     both: [
         addresses_are_judged_by_whatever_call,
         other_spellings_of_an_address_are_the_same_address,
+        networks_are_known_by_their_prefixes,
         listening_is_judged,
         raw_sockets_are_judged,
     ],
@@ -167,6 +168,52 @@ fn other_spellings_of_an_address_are_the_same_address(lab: &Lab) -> Result<()> {
     Ports::open()?.check(lab, SPELLINGS)
 }
 
+/// In a network namespace without interfaces: what is let through finds no route, and nothing
+/// leaves the machine.
+const PREFIXES: &[(&str, &str, bool)] = &[
+    ("inside", "tcp 10.1.2.3 443", true),
+    ("denied-host", "tcp 10.1.2.4 443", false),
+    ("denied-network", "tcp 10.2.200.1 443", false),
+    ("beside-it", "tcp 10.3.0.1 443", true),
+    ("first-port", "tcp 10.1.2.3 8000", true),
+    ("last-port", "tcp 10.1.2.3 8999", true),
+    ("beyond-ports", "tcp 10.1.2.3 9000", false),
+    ("public", "tcp 9.9.9.9 853", true),
+    ("public6", "tcp 2620:fe::9 853", true),
+    ("public-port", "tcp 9.9.9.9 443", false),
+    ("private", "tcp 192.168.1.1 853", false),
+    ("private6", "tcp fd00::1 853", false),
+    ("link-local", "tcp 169.254.1.1 853", false),
+    ("metadata", "tcp 169.254.169.254 853", false),
+    ("loopback", "tcp 127.0.0.1 853", false),
+    ("network6", "tcp 2001:db8:5::1 443", true),
+    ("other6", "tcp 2001:db9::1 443", false),
+    ("other-protocol", "udp-sendto 2001:db8:5::1 443", false),
+];
+
+fn networks_are_known_by_their_prefixes(lab: &Lab) -> Result<()> {
+    let lists = "connect = [\"10.0.0.0/8:443\", \"10.0.0.0/8:8000-8999/tcp\", \"public:853\", \
+                 \"[2001:db8::/32]:443/tcp\"]\ndeny = [\"10.1.2.4\", \"10.2.0.0/16\"]\n[response]";
+    let policy = Ports::open()?.policy()?;
+    let (_, response) = policy.split_once("[response]").context("has a response")?;
+    lab.policy(&format!("[network]\n{lists}{response}"))?;
+    let mut cases = Cases::new();
+    for (name, steps, _) in PREFIXES {
+        cases.add(name, format!("unshare-net , {steps}"));
+    }
+    let free = cases.alone(lab)?;
+    let batch = cases.run_in(lab, Mode::Enforce)?;
+    for (name, _, lets) in PREFIXES {
+        let (plain, line) = (free.get(*name).map_or("no result", String::as_str), batch.line(name));
+        ensure!(!plain.contains("errno=1 "), "{name} without the monitor: {plain}");
+        let right = if *lets { line == plain } else { line.starts_with("denied errno=1 ") };
+        ensure!(right, "{name}: {line}, without the monitor {plain}\n{batch}");
+    }
+    let refused = PREFIXES.iter().filter(|(.., lets)| !lets).count();
+    ensure!(batch.events.violations().count() == refused, "{batch}");
+    Ok(())
+}
+
 fn listening_is_judged(lab: &Lab) -> Result<()> {
     let listen = "listen = [\"127.0.0.1:1024-65535\"]\n[response]";
     lab.policy(&Ports::open()?.policy()?.replace("[response]", listen))?;
@@ -177,8 +224,12 @@ fn listening_is_judged(lab: &Lab) -> Result<()> {
     cases.add("everywhere", "listen 0.0.0.0 0");
     cases.add("everywhere6", "listen :: 0");
     cases.add("unbound", "listen-unbound");
+    // Receiving datagrams is not listening.
+    cases.add("datagrams", "udp-bind 0.0.0.0 0");
     let batch = cases.run(lab)?;
     batch.worked("allowed")?;
+    batch.worked("datagrams")?;
+    batch.events.event("bind", "0.0.0.0")?;
     for name in ["port", "everywhere", "everywhere6", "unbound"] {
         batch.refused(name)?;
     }

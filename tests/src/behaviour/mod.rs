@@ -18,6 +18,7 @@ behaviours! {
     addresses,
     automaton,
     changes,
+    disk,
     execs,
     fleet,
     floods,
@@ -33,4 +34,5 @@ behaviours! {
     reports,
     running,
     unix_sockets,
+    verdicts,
 }

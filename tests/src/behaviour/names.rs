@@ -25,6 +25,8 @@ crate::tests! {
         detached_mount_does_not_take_on_an_allowed_name,
         file_of_an_overlay_is_judged_by_its_own_path,
     ],
+    // The tracepoint backend sees no process outside the tree.
+    lsm: [file_put_beside_secrets_later_is_a_secret],
 }
 
 const GUARD: Guard<'_> = Guard {
@@ -117,6 +119,40 @@ fn hard_link_from_before_is_still_the_secret(lab: &Lab) -> Result<()> {
     ensure!(event.lists("labels", "secrets") && event.number("nlink") == Some(2), "{event}");
     batch.worked("plain")?;
     batch.quiet_about(&to_plain)
+}
+
+fn file_put_beside_secrets_later_is_a_secret(lab: &Lab) -> Result<()> {
+    lab.policy(SECRETS)?;
+    for place in [".ssh", "other"] {
+        fs::create_dir(lab.path(place))?;
+    }
+    let go = lab.path("go");
+    let mut cases = Cases::new();
+    cases.add("ready", "say yes");
+    let names = [(".ssh", "made"), (".ssh", "moved"), ("other", "made"), ("other", "moved")];
+    for (place, how) in names {
+        let link = lab.path(format!("{how}-in-{}", place.trim_start_matches('.')));
+        cases.add(&format!("{place}.{how}"), format!("await {} , read {}", go.display(), link.display()));
+    }
+    let batch = cases.run_beside(lab, |running| {
+        running.wait_for("ready ok")?;
+        for (place, how) in names {
+            let (file, moved) = (lab.path(format!("{place}/{how}")), lab.path("new"));
+            fs::write(if how == "made" { &file } else { &moved }, "text")?;
+            if how == "moved" {
+                fs::rename(&moved, &file)?;
+            }
+            fs::hard_link(&file, lab.path(format!("{how}-in-{}", place.trim_start_matches('.'))))?;
+        }
+        Ok(fs::write(&go, "")?)
+    })?;
+    for how in ["made", "moved"] {
+        batch.refused(&format!(".ssh.{how}"))?;
+        batch.denied("open", "secret", lab.path(format!("{how}-in-ssh")))?;
+        batch.worked(&format!("other.{how}"))?;
+        batch.quiet_about(lab.path(format!("{how}-in-other")))?;
+    }
+    Ok(())
 }
 
 const MOVES: &[Technique] = &[

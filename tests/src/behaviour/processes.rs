@@ -10,7 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{Lab, cases::Cases};
 
 crate::tests! {
-    both: [other_processes_are_out_of_reach, process_that_has_ended_is_nobodys],
+    both: [
+        other_processes_are_out_of_reach,
+        process_that_has_ended_is_nobodys,
+        calls_that_open_ways_around_are_seen,
+    ],
     // Nothing shows a received descriptor to the tracepoint backend.
     lsm: [received_descriptor_is_judged_like_an_open],
 }
@@ -135,4 +139,35 @@ fn received_descriptor_is_judged_like_an_open(lab: &Lab) -> Result<()> {
     let mut violations = batch.events.violations();
     ensure!(violations.any(|event| event.names(&secret) && batch.is_denied(event)), "{batch}");
     Ok(())
+}
+
+fn calls_that_open_ways_around_are_seen(lab: &Lab) -> Result<()> {
+    let mut cases = Cases::new();
+    // BPF_BTF_GET_NEXT_ID, which finds the kernel's own.
+    cases.add("bpf", "bpf 23");
+    cases.add("namespace", "unshare-user");
+    cases.add("io_uring", "uring-setup");
+    let free = cases.alone(lab)?;
+    ensure!(free.values().all(|line| line.starts_with("ok")), "without the monitor: {free:#?}");
+    let lenient = PROCESSES.replace("processes = \"deny\"", "processes = \"allow\"");
+    lab.policy(&lenient.replace("escape = \"allow\"", "escape = \"deny\""))?;
+    let batch = cases.run(lab)?;
+    for name in ["bpf", "namespace"] {
+        batch.refused(name)?;
+        let mut events = batch.events.violations();
+        let denied = events.any(|event| {
+            event.kind() == name && event.text("category") == "escape" && batch.is_denied(event)
+        });
+        ensure!(denied, "{name}\n{batch}");
+    }
+    // Rings are reported; what goes through them is judged like any other call.
+    batch.worked("io_uring")?;
+    ensure!(batch.events.of("io_uring").count() == 1, "{batch}");
+    ensure!(batch.events.violations().count() == 2, "{batch}");
+    lab.policy(&lenient)?;
+    let twin = cases.run(lab)?;
+    for name in ["bpf", "namespace", "io_uring"] {
+        twin.worked(name)?;
+    }
+    twin.events.assert_quiet()
 }

@@ -33,7 +33,7 @@ fn says(output: &Output, code: i32, text: &str) -> Result<()> {
 }
 
 fn recording_is_signed_and_every_change_is_found(lab: &Lab) -> Result<()> {
-    let outcome = lab.run(Mode::Observe).command(["/bin/cat", "/etc/hostname"])?;
+    let outcome = lab.run(Mode::Observe).command(["/bin/cat", "/etc/passwd"])?;
     let path = lab.folder().join("events-1.jsonl");
     says(&verify(lab, &path, &[])?, 0, "with a trusted key")?;
     let last = outcome.events.all().last().context("no lines")?.text("chain").to_owned();
@@ -42,7 +42,7 @@ fn recording_is_signed_and_every_change_is_found(lab: &Lab) -> Result<()> {
 
     let text = fs::read_to_string(&path)?;
     let changed = lab.folder().join("changed.jsonl");
-    fs::write(&changed, text.replacen("/etc/hostname", "/etc/hostnams", 1))?;
+    fs::write(&changed, text.replacen("/etc/passwd", "/etc/passwb", 1))?;
     says(&verify(lab, &changed, &[])?, 1, "the chain does not fit")?;
     let lines: Vec<&str> = text.lines().collect();
     let cut = lines[..lines.len() - 1].join("\n") + "\n";
@@ -54,7 +54,7 @@ fn recording_is_signed_and_every_change_is_found(lab: &Lab) -> Result<()> {
 
 /// Opens far more files than a small disk holds lines about.
 const MANY_OPENS: &str =
-    "i=0; while [ $i -lt 2000 ]; do : < /etc/hostname; i=$((i+1)); done; echo done";
+    "i=0; while [ $i -lt 2000 ]; do : < /etc/passwd; i=$((i+1)); done; echo done";
 
 fn full_disk_costs_lines_and_neither_the_server_nor_the_chain(lab: &Lab) -> Result<()> {
     for (size, full) in [("128k", true), ("16m", false)] {

@@ -2,8 +2,10 @@
 //! or the other, never by parts of both.
 
 use std::{
+    ffi::OsStr,
     fs,
-    path::PathBuf,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -11,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use mcp_monitor::{
-    decode::{self, Decoded},
+    decode,
     kernel::{Kernel, Ring, Rings, Slot},
     rules::Compiled,
 };
@@ -111,22 +113,19 @@ impl Stage {
     }
 
     /// All opens in a ring are of this file, by this verdict, for the reason that the policy has.
-    fn check_ring(&self, ring: &mut Ring, file: &PathBuf, verdict: u8) -> Result<u64> {
+    fn check_ring(&self, ring: &mut Ring, file: &Path, verdict: u8) -> Result<u64> {
         let mut count = 0;
         while let Some(bytes) = ring.next() {
-            let Decoded { record, strings } = decode::decode(&bytes)?;
-            let path = String::from_utf8_lossy(strings[0]).into_owned();
-            if record.kind != kind::OPEN || (path != self.plain.to_string_lossy() && path != self.secret.to_string_lossy()) {
+            let decoded = decode::decode(&bytes)?;
+            let (record, path) = (decoded.record, Path::new(OsStr::from_bytes(decoded.path())));
+            if record.kind != kind::OPEN || (path != self.plain && path != self.secret) {
                 continue;
             }
             let (denied, allowed) = REASONS[record.policy as usize % 2];
-            let right = if verdict == verdict::DENY { denied } else { allowed };
+            let reason = if verdict == verdict::DENY { denied } else { allowed };
             let decision = record.decision;
-            ensure!(
-                path == file.to_string_lossy() && decision.verdict == verdict && decision.reason == right,
-                "policy {} decided {decision:?} about {path}",
-                record.policy
-            );
+            let right = decision.verdict == verdict && decision.reason == reason;
+            ensure!(path == file && right, "policy {}: {decision:?} of {path:?}", record.policy);
             count += 1;
         }
         Ok(count)

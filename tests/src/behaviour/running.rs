@@ -4,13 +4,14 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, Output},
 };
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Lab, Mode, eventually};
+use crate::{Lab, Mode, behaviour::opens::DENYING, eventually};
 
 crate::tests! {
     both: [
@@ -21,6 +22,8 @@ crate::tests! {
         tree_ends_with_its_first_process,
         command_that_cannot_be_run_is_named,
         failure_before_the_start_names_the_thing,
+        caller_without_privileges_is_told,
+        hostile_names_stay_on_their_line,
         server_of_root_is_said_to_be_mighty,
         recording_stands_in_the_state_directory_by_itself,
     ],
@@ -127,6 +130,43 @@ fn failure_before_the_start_names_the_thing(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+fn caller_without_privileges_is_told(lab: &Lab) -> Result<()> {
+    // Where anybody may execute it.
+    let monitor = lab.folder().join("monitor");
+    fs::copy(lab.monitor()?, &monitor)?;
+    let run = |uid| {
+        let mut run = Command::new(&monitor);
+        run.args(["run", "--backend", &lab.backend().to_string(), "--events", "/dev/null", "--"]);
+        run.args(["/bin/echo", "ran"]).env_remove("SUDO_UID").current_dir("/").uid(uid);
+        run.output().context("cannot start mcp-monitor")
+    };
+    const NOBODY: u32 = 65_534;
+    let output = run(NOBODY)?;
+    ensure!(output.status.code() == Some(125) && output.stdout.is_empty(), "{output:?}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(stderr.contains("needs root") && stderr.contains("run with sudo"), "{stderr}");
+    let twin = run(0)?;
+    ensure!(twin.status.success() && twin.stdout == b"ran\n", "{twin:?}");
+    Ok(())
+}
+
+fn hostile_names_stay_on_their_line(lab: &Lab) -> Result<()> {
+    lab.policy(DENYING)?;
+    let name = "\u{1b}[2Ja\nmcp-monitor: all is well\r\u{202e}";
+    for (side, alarms) in [("allowed", false), ("forbidden", true)] {
+        let file = lab.file(format!("{side}/{name}"), "text")?;
+        let outcome = lab.run(Mode::Observe).actor(["read".as_ref(), file.as_os_str()])?;
+        outcome.events.event("open", &file)?;
+        let said = &outcome.stderr;
+        ensure!(!said.contains(['\u{1b}', '\r', '\u{202e}']), "{said:?}");
+        ensure!(!said.lines().any(|line| line.starts_with("mcp-monitor: all")), "{said}");
+        for word in ["all is well", "file_read"] {
+            ensure!(said.contains(word) == alarms, "{said}");
+        }
+    }
+    Ok(())
+}
+
 fn server_of_root_is_said_to_be_mighty(lab: &Lab) -> Result<()> {
     let outcome = lab.run(Mode::Enforce).command(["/bin/sh", "-c", "sleep 0.2"])?;
     let mut said = outcome.events.of("agent").map(|event| event.text("message"));
@@ -147,7 +187,7 @@ fn recording_stands_in_the_state_directory_by_itself(lab: &Lab) -> Result<()> {
 }
 
 /// The monitor with nothing but these options, for what [`Lab::run`] would not do.
-fn run_alone(lab: &Lab, options: &[&str], command: &[impl AsRef<OsStr>]) -> Result<Output> {
+pub(super) fn run_alone(lab: &Lab, options: &[&str], command: &[impl AsRef<OsStr>]) -> Result<Output> {
     let mut run = Command::new(lab.monitor()?);
     run.arg("run").args(["--backend", &lab.backend().to_string()]).arg("--key").arg(lab.key());
     run.args(options).arg("--").args(command).env("XDG_STATE_HOME", lab.folder().join("state"));

@@ -19,6 +19,7 @@ use crate::{Lab, cases::Cases};
 crate::tests! {
     both: [
         peers_are_judged_by_where_they_are_bound,
+        listening_is_judged_by_the_path,
         container_engine_socket_is_a_way_out,
     ],
 }
@@ -123,6 +124,22 @@ fn peers_are_judged_by_where_they_are_bound(lab: &Lab) -> Result<()> {
     let arrived = peers[1].arrived();
     ensure!(!batch.enforcing || arrived == 0, "{arrived} arrived at forbidden sockets");
     Ok(())
+}
+
+fn listening_is_judged_by_the_path(lab: &Lab) -> Result<()> {
+    let listen = "listen = [\"${HOME}/allowed/**\"]\n[response]";
+    let rules = SOCKETS.replace("[response]", listen).replace("listen = \"allow\"", "listen = \"deny\"");
+    lab.policy(&rules)?;
+    let mut cases = Cases::new();
+    for side in ["allowed", "forbidden"] {
+        std::fs::create_dir(lab.path(side))?;
+        cases.add(side, format!("unix-listen {}", lab.path(format!("{side}/socket")).display()));
+    }
+    let batch = cases.run(lab)?;
+    batch.refused("forbidden")?;
+    batch.denied("listen", "listen", lab.path("forbidden/socket"))?;
+    batch.worked("allowed")?;
+    batch.quiet_about(lab.path("allowed/socket"))
 }
 
 fn container_engine_socket_is_a_way_out(lab: &Lab) -> Result<()> {

@@ -32,7 +32,6 @@ pub const STEPS: &[Step] = &[
         exec::exec_descriptor(&program, words.rest(1))
     }),
     step("move-mount", "SOURCE TARGET", move_mount),
-    step("fsmount-tmpfs", "", |_| fsmount_tmpfs()),
     step("chroot", "DIRECTORY", |words| {
         sys!(SYS_chroot, words.path(0).as_ptr()).and_then(|_| done(""))
     }),
@@ -45,7 +44,6 @@ pub const STEPS: &[Step] = &[
 const OPEN_TREE_CLONE: u32 = 1;
 const AT_RECURSIVE: u32 = 0x8000;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
-const FSCONFIG_CMD_CREATE: u32 = 6;
 
 /// A mount namespace of its own, from which nothing gets back to the machine's.
 fn unshare_mount() -> Done {
@@ -81,13 +79,5 @@ fn move_mount(words: Words<'_>) -> Done {
     let (at, target) = (libc::AT_FDCWD, words.path(1));
     let (empty, flags) = (c"".as_ptr(), MOVE_MOUNT_F_EMPTY_PATH);
     sys!(SYS_move_mount, tree.as_raw_fd(), empty, at, target.as_ptr(), flags)?;
-    done("")
-}
-
-/// A new file system by the new calls, attached nowhere.
-fn fsmount_tmpfs() -> Done {
-    let context = own(sys!(SYS_fsopen, c"tmpfs".as_ptr(), 0)?);
-    sys!(SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, 0_usize, 0_usize, 0)?;
-    sys!(SYS_fsmount, context.as_raw_fd(), 0, 0).map(own)?;
     done("")
 }

@@ -57,10 +57,6 @@ pub const STEPS: &[Step] = &[
         }
         done("")
     }),
-    step("environment", "NAME", |words| {
-        let value = std::env::var(words.text(0)?);
-        done(value.map_or_else(|_| "unset".to_owned(), |value| format!("value={value}")))
-    }),
 ];
 
 /// Sends a signal that claims to come from a timer.

@@ -13,7 +13,6 @@ use crate::{
 
 pub const STEPS: &[Step] = &[
     step("unix-stream", "PATH", |words| connect(&address(words)?, libc::SOCK_STREAM)),
-    step("unix-seqpacket", "PATH", |words| connect(&address(words)?, libc::SOCK_SEQPACKET)),
     step("unix-datagram", "PATH", |words| connect(&address(words)?, libc::SOCK_DGRAM)),
     step("unix-sendto", "PATH", |words| {
         let address = address(words)?;
