@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     Lab, Mode,
-    behaviour::opens::DENYING,
+    behaviour::opens::{DENYING, GUARD},
     cases::Cases,
-    guard::{Guard, Technique, technique, unfurnished},
+    guard::{Technique, technique},
 };
 
 crate::tests! {
@@ -21,14 +21,6 @@ crate::tests! {
         interpreters_are_judged_by_what_they_do,
     ],
 }
-
-const GUARD: Guard<'_> = Guard {
-    policy: DENYING,
-    allowed: "allowed",
-    forbidden: "forbidden",
-    categories: &["file_read"],
-    furnish: unfurnished,
-};
 
 const DESCENDANTS: &[Technique] = &[
     technique("fork", "open", "fork read {file}"),

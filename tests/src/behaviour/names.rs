@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     Backend, Lab,
-    behaviour::opens::DENYING,
+    behaviour::opens::{DENYING, GUARD},
     cases::Cases,
     guard::{Guard, Technique, technique, unfurnished},
 };
@@ -28,14 +28,6 @@ crate::tests! {
     // The tracepoint backend sees no process outside the tree.
     lsm: [file_put_beside_secrets_later_is_a_secret],
 }
-
-const GUARD: Guard<'_> = Guard {
-    policy: DENYING,
-    allowed: "allowed",
-    forbidden: "forbidden",
-    categories: &["file_read", "file_write"],
-    furnish: unfurnished,
-};
 
 const ROUNDABOUT: &[Technique] = &[
     technique("relative", "open", "chdir {dir} , read {name}"),

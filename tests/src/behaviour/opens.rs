@@ -31,7 +31,8 @@ unlisted = { read = "allow", write = "allow", exec = "allow", connect = "allow",
 sets = { secrets = "allow", sensitive = "allow", persistence = "allow", mcp_config = "allow", processes = "allow", escape = "allow", metadata = "allow" }
 "#;
 
-const GUARD: Guard<'_> = Guard {
+/// Two places under [`DENYING`].
+pub const GUARD: Guard<'_> = Guard {
     policy: DENYING,
     allowed: "allowed",
     forbidden: "forbidden",
