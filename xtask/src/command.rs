@@ -62,7 +62,7 @@ pub fn as_root(program: impl AsRef<OsStr>) -> Command {
     }
     let mut command = Command::new("sudo");
     command
-        .arg("--preserve-env=DEBIAN_FRONTEND,RUST_BACKTRACE,MCP_MONITOR_REAL_SERVERS")
+        .arg("--preserve-env=DEBIAN_FRONTEND,RUST_BACKTRACE,MCP_MONITOR_REAL_SERVERS,MCP_MONITOR_DUCKDB")
         .arg(program);
     command
 }

@@ -3,7 +3,7 @@
 //! Looks first and installs only what is missing, so that it can be run again at any time and
 //! costs a moment when everything is there. Other tasks call the part they need.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -25,6 +25,8 @@ const MACHINE_PACKAGES: [&str; 6] = [
     "xz-utils",
     "busybox",
 ];
+/// The version that `docs/fleet.md` names.
+const DUCKDB: &str = "2.0.0";
 const BPF_LINKER: &str = "bpf-linker@0.13.0";
 
 /// Installs whatever any task needs.
@@ -100,6 +102,30 @@ pub fn browser() {
     };
     if let Err(error) = installed {
         say(format!("no browser to test reports with: {error:#}"));
+    }
+}
+
+/// A Python with DuckDB, which reads recordings of many hosts: the tests run `docs/fleet.md` in it.
+/// `None` where it cannot be had; the tests then say that they were skipped.
+pub fn duckdb() -> Option<PathBuf> {
+    let folder = workspace::target().join("duckdb").join(DUCKDB);
+    let python = folder.join("bin/python3");
+    let has_it = || output(Command::new(&python).args(["-c", "import duckdb"])).is_some();
+    if has_it() {
+        return Some(python);
+    }
+    say(format!("pip installs duckdb {DUCKDB} into {}", folder.display()));
+    let made = run(Command::new("python3").args(["-m", "venv"]).arg(&folder)).and_then(|()| {
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        run(pip.arg(format!("duckdb=={DUCKDB}")))
+    });
+    match made {
+        Ok(()) => Some(python),
+        Err(error) => {
+            say(format!("no DuckDB to test with: {error:#}"));
+            None
+        }
     }
 }
 

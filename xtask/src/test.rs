@@ -183,6 +183,9 @@ fn host(results: &mut Results, filter: Option<&str>) -> Result<(String, String)>
     if let Some(folder) = real_servers() {
         command.env("MCP_MONITOR_REAL_SERVERS", folder);
     }
+    if let Some(python) = setup::duckdb() {
+        command.env("MCP_MONITOR_DUCKDB", python);
+    }
     listen(results, name, &mut command)?;
     Ok((name.to_owned(), backend.to_owned()))
 }

@@ -20,6 +20,7 @@ behaviours! {
     changes,
     disk,
     execs,
+    fleet,
     floods,
     inside,
     lineage,

@@ -89,7 +89,9 @@ impl Alerts {
             return;
         }
         let told = self.told.entry(violation.category).or_default();
-        if *told >= ALERTS_MAX || !budget.take(size(alert)) {
+        if *told >= ALERTS_MAX
+            || !budget.take(size(alert) + 2 * observed.process.image.exe.as_bytes().len())
+        {
             self.more += 1;
             return;
         }

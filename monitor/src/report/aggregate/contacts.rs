@@ -42,7 +42,8 @@ impl Contacts {
         let key = (call.what, call.subject.clone());
         if !self.entries.contains_key(&key) {
             let name = call.name.as_ref().map_or(0, String::len);
-            if !budget.take(call.subject.as_bytes().len() + name) {
+            let exe = seen.observed.process.image.exe.as_bytes().len();
+            if !budget.take(call.subject.as_bytes().len() + name + exe) {
                 self.beyond += 1;
                 return;
             }

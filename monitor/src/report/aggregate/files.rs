@@ -63,7 +63,7 @@ impl Files {
         if seen.effect == Effect::Refused {
             return;
         }
-        match self.entry(&file.path, budget) {
+        match self.entry(seen, &file.path, budget) {
             Some(entry) => {
                 entry.reads += 1;
                 entry.sets |= seen.sets(file.sets);
@@ -112,7 +112,7 @@ impl Files {
     ) {
         let room = other.map_or(0, |other| other.as_bytes().len());
         let (actor, sets) = (seen.actor(), seen.sets(sets));
-        let Some(entry) = self.entry(path, budget) else {
+        let Some(entry) = self.entry(seen, path, budget) else {
             self.changes_beyond += 1;
             return;
         };
@@ -146,9 +146,11 @@ impl Files {
         }
     }
 
-    fn entry(&mut self, path: &Bytes, budget: &mut Budget) -> Option<&mut Entry> {
+    fn entry(&mut self, seen: &Seen<'_>, path: &Bytes, budget: &mut Budget) -> Option<&mut Entry> {
         if !self.entries.contains_key(path) {
-            if !budget.take(path.as_bytes().len()) {
+            // With room for who may come to change it.
+            let exe = seen.observed.process.image.exe.as_bytes().len();
+            if !budget.take(path.as_bytes().len() + exe) {
                 return None;
             }
             self.entries.insert(path.clone(), Entry { sets: 0, reads: 0, change: None });

@@ -15,7 +15,7 @@ use super::{
     only_judged,
     processes::{Processes, arguments},
     timeline::{Counter, Lane},
-    trail::{Tracker, step},
+    trail::{Tracker, names, step},
 };
 use crate::{
     enrich::subject,
@@ -249,16 +249,20 @@ impl Gathered {
             if seen.event.violation.is_none() && (is_own || *op == reach::SIGNAL) {
                 return;
             }
-            if matches!(*op, reach::MEMORY | reach::PTRACE) && !is_own {
-                let sets = file.sets | class::of_set(set::PROCESSES);
-                self.trail.touched(seen, "process", &subject, sets, &mut limits.trail);
-            }
+            let sets = match *op {
+                reach::MEMORY | reach::PTRACE if !is_own => {
+                    file.sets | class::of_set(set::PROCESSES)
+                }
+                // A file that somebody else has opened is read without an open of one's own.
+                reach::DESCRIPTOR => file.sets,
+                _ => 0,
+            };
+            self.trail.touched(seen, "process", &subject, sets, &mut limits.trail);
         }
-        if limits.others.take(subject.as_bytes().len()) {
-            let step = step(seen, seen.event.kind(), &subject, seen.sets(0), None);
-            self.others.push(step, OTHERS_MAX);
-        } else {
-            self.others.more += 1;
+        let step = step(seen, seen.event.kind(), &subject, seen.sets(0), None);
+        match limits.others.take(names(&step)) {
+            true => self.others.push(step, OTHERS_MAX),
+            false => self.others.more += 1,
         }
     }
 

@@ -4,7 +4,10 @@
 //! what the report can say is which process contacted whom, and how it stands to the one that
 //! read. Of the same contact by the same process only the first behind each secret is kept.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher as _, RandomState},
+};
 
 use monitor_common::policy::{class, set};
 
@@ -30,8 +33,9 @@ pub(super) struct Tracker {
     copies: Capped<Mark>,
     placed: Capped<Mark>,
     before: Capped<Mark>,
-    /// What has been kept since the latest secret.
-    since: HashSet<(u32, u32, Bytes)>,
+    /// What has been kept since the latest secret, by kind, process and hash of the subject.
+    since: HashSet<(u32, u32, u64)>,
+    hasher: RandomState,
     /// When the first secret was reached.
     first: Option<Order>,
     /// One of them was a secret: what is written then may be a copy. Behind files that honest
@@ -96,8 +100,9 @@ impl Tracker {
             *last = (*last).max(Some(order(seen)));
         }
         let kind = u32::from(seen.effect == Effect::Refused);
+        let is_first = self.is_first(seen, kind, &call.subject);
         let list = if is_after { &mut self.sent } else { &mut self.before };
-        if !is_first(&mut self.since, seen, kind, &call.subject) {
+        if !is_first {
             let known = list.items.iter_mut().rev().find(|mark| {
                 mark.step.subject == call.subject
                     && mark.node == seen.node
@@ -137,12 +142,17 @@ impl Tracker {
                     budget,
                 );
             }
-        } else if self.is_grave
-            && seen.effect != Effect::Refused
-            && is_first(&mut self.since, seen, 2, subject)
+        } else if self.is_grave && seen.effect != Effect::Refused && self.is_first(seen, 2, subject)
         {
             keep(&mut self.copies, mark(seen, "write", subject, sets, None), COPIES_MAX, budget);
         }
+    }
+
+    /// Whether this is new since the latest secret. Beyond the lists' own bounds nothing is told
+    /// apart any more: everything counts as new.
+    fn is_first(&mut self, seen: &Seen<'_>, kind: u32, subject: &Bytes) -> bool {
+        let key = (kind, seen.node.unwrap_or(u32::MAX), self.hasher.hash_one(subject));
+        !self.since.contains(&key) && (self.since.len() >= 4 * SENT_MAX || self.since.insert(key))
     }
 
     /// The trail: who stood how to whom, and how far each secret could have got.
@@ -191,17 +201,6 @@ impl Tracker {
     }
 }
 
-/// Beyond the lists' own bounds nothing is told apart any more: everything counts as new.
-fn is_first(
-    since: &mut HashSet<(u32, u32, Bytes)>,
-    seen: &Seen<'_>,
-    kind: u32,
-    subject: &Bytes,
-) -> bool {
-    let key = (kind, seen.node.unwrap_or(u32::MAX), subject.clone());
-    !since.contains(&key) && (since.len() >= 4 * SENT_MAX || since.insert(key))
-}
-
 fn order(seen: &Seen<'_>) -> Order {
     (seen.event.boot_ns, seen.event.seq)
 }
@@ -211,10 +210,15 @@ fn plain(marks: Capped<Mark>) -> Capped<Step> {
 }
 
 fn keep(list: &mut Capped<Mark>, mark: Mark, most: usize, budget: &mut Budget) {
-    match list.items.len() < most && budget.take(mark.step.subject.as_bytes().len()) {
+    match list.items.len() < most && budget.take(names(&mark.step)) {
         true => list.items.push(mark),
         false => list.more += 1,
     }
+}
+
+/// Bytes of the names in a step.
+pub(super) fn names(step: &Step) -> usize {
+    step.subject.as_bytes().len() + step.actor.exe.as_bytes().len()
 }
 
 /// An event as a step.
