@@ -26,6 +26,9 @@ pub struct Selection {
     /// Only on the test machine
     #[arg(long)]
     vm: bool,
+    /// On the test machine, in instructions instead of nanoseconds: the same at every run
+    #[arg(long, requires = "vm")]
+    instructions: bool,
     /// Repetitions of everything that is compared
     #[arg(long, default_value = "9")]
     rounds: String,
@@ -61,6 +64,7 @@ fn on_machine(selection: &Selection, programs: &[PathBuf]) -> Result<()> {
         name: "bench".to_owned(),
         kernel: Kernel::V6_12,
         preempt_full: false,
+        counted: selection.instructions,
         command: words.chain(selection.only.iter().cloned()).collect(),
         timeout: TIMEOUT,
     };

@@ -52,7 +52,8 @@ impl Selection {
                 command.extend(NOT_OF_HOOKS.map(|file| format!("--skip={file}")));
             }
             command.extend(self.filter.clone());
-            let boot = Boot { name, kernel, preempt_full, command, timeout: MACHINE_TIMEOUT };
+            let timeout = MACHINE_TIMEOUT;
+            let boot = Boot { name, kernel, preempt_full, counted: false, command, timeout };
             (boot, backend.to_owned())
         };
         let kernels = self.kernel.map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel]);
@@ -156,7 +157,8 @@ pub fn one_command(what: OnMachine) -> Result<()> {
     let OnMachine { kernel, preempt_full, with, command } = what;
     let image = build_image(&[programs()?, with].concat(), real_servers().as_deref())?;
     let name = format!("{kernel}-command");
-    let plan = Boot { name, kernel, preempt_full, command, timeout: MACHINE_TIMEOUT };
+    let timeout = MACHINE_TIMEOUT;
+    let plan = Boot { name, kernel, preempt_full, counted: false, command, timeout };
     std::process::exit(boot(&plan, &image, |line| println!("{line}"))?);
 }
 

@@ -14,6 +14,9 @@ use super::Kernel;
 use crate::command::find;
 use crate::workspace;
 
+/// Time goes on with the instructions.
+const COUNTED: [&str; 2] = ["-icount", "shift=0,sleep=off"];
+
 /// One boot of the matrix.
 #[derive(Clone, Debug)]
 pub struct Boot {
@@ -23,6 +26,9 @@ pub struct Boot {
     pub kernel: Kernel,
     /// Whether tasks are preempted inside hooks, too (`preempt=full`).
     pub preempt_full: bool,
+    /// Whether a nanosecond there is one instruction: the machine has one processor then, and what
+    /// it measures is the same whatever else runs here.
+    pub counted: bool,
     /// What runs in it, found on its PATH: `end-to-end`, `mcp-monitor`, busybox's tools.
     pub command: Vec<String>,
     /// How long it may take in all.
@@ -74,7 +80,11 @@ impl Machine {
             command_line(&what.command)?
         );
         let mut command = Command::new(qemu);
-        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
+        match what.counted {
+            true => command.args(["-accel", "tcg,thread=single", "-smp", "1"]).args(COUNTED),
+            false => command.args(["-accel", "tcg,thread=multi", "-smp", "2"]),
+        };
+        command.args(["-cpu", "max", "-m", "2048"]);
         command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
         command.args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"]);
         command.args(["-device", "nvme,drive=disk,serial=1", "-drive"]);
