@@ -54,7 +54,6 @@ fn measure(name: &str, recording: &Path, rules: Option<&PathBuf>) -> Result<()> 
         let (start, cpu) = (Instant::now(), cpu_time()?);
         let mut replay = Replay::new(Options { rules: rules.cloned(), ..Options::default() });
         replay.recording(&Recording::file(recording), &mut |_| {}, &mut |_| {})?;
-        replay.finish();
         ensure!(replay.counts.events == EVENTS, "{:?}", replay.counts);
         ensure!(replay.counts.other_alerts == 0, "{:?}", replay.counts);
         ensure!(replay.counts.other_verdicts == 0, "{:?}", replay.counts);

@@ -88,7 +88,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             progress.inc(bytes);
         })?;
     }
-    replay.finish();
     progress.finish_and_clear();
     let Replay { counts, differences, .. } = &replay;
     if arguments.rules.is_some() {

@@ -160,7 +160,7 @@ impl Replay {
         let done = source.each(&mut |lines, bytes| {
             for (place, line) in lines {
                 match line {
-                    Parsed::Header(header) => self.header(&header, &place)?,
+                    Parsed::Header(header) => self.header(&header, &place, on_alert)?,
                     Parsed::Event(event) => self.event(*event, &place)?,
                     Parsed::Other => {}
                 }
@@ -169,16 +169,20 @@ impl Replay {
             on_block(bytes);
             Ok(())
         });
-        self.stop();
-        self.hand_on(on_alert);
+        self.stop(on_alert);
         done
     }
 
-    fn header(&mut self, header: &HeaderLine, place: &blocks::Place) -> Result<(), ReplayError> {
+    fn header(
+        &mut self,
+        header: &HeaderLine,
+        place: &blocks::Place,
+        on_alert: &mut dyn FnMut(&Event),
+    ) -> Result<(), ReplayError> {
         let HeaderLine { header, first_seq, .. } = header;
         let run = (header.boot_id.clone(), header.began_ns);
         if self.run.as_ref() != Some(&run) {
-            self.stop();
+            self.stop(on_alert);
             self.enricher = fresh().with_processes(&header.processes);
             self.enricher.go_on_at(*first_seq);
             self.policies.clear();
@@ -257,14 +261,19 @@ impl Replay {
         }
     }
 
-    /// The run that was being replayed has no more lines.
-    fn stop(&mut self) {
+    /// The run that was being replayed has no more lines: what was counted is told, and what has
+    /// found no counterpart has none.
+    fn stop(&mut self, on_alert: &mut dyn FnMut(&Event)) {
         if std::mem::take(&mut self.open) {
             self.enricher.finish(self.last_ns, &mut self.out);
             self.counts.open_ends += 1;
         }
         self.run = None;
         self.last_ns = 0;
+        self.hand_on(on_alert);
+        self.counts.other_alerts += (self.replayed.len() + self.recorded.len()) as u64;
+        self.replayed.clear();
+        self.recorded.clear();
     }
 
     /// Gives away what came out.
@@ -291,13 +300,6 @@ impl Replay {
                 self.counts.other_alerts += 1;
             }
         }
-    }
-
-    /// Counts what has found no counterpart, at the very end.
-    pub fn finish(&mut self) {
-        self.counts.other_alerts += (self.replayed.len() + self.recorded.len()) as u64;
-        self.replayed.clear();
-        self.recorded.clear();
     }
 }
 

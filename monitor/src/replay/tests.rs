@@ -142,7 +142,6 @@ fn replay(paths: &[PathBuf], options: Options) -> Result<(Replay, Vec<String>), 
     for recording in recordings(paths)? {
         replay.recording(&recording, &mut |alert| alerts.push(alert.to_json()), &mut |_| {})?;
     }
-    replay.finish();
     Ok((replay, alerts))
 }
 

@@ -8,10 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    bundle,
-    reader::{Fault, ReadError},
-};
+use super::{ReadError, bundle};
 
 const PLAIN: &str = ".jsonl";
 const COMPRESSED: &str = ".zst";
@@ -140,12 +137,6 @@ impl Found {
             }
             Entry::Occupied(_) => {}
         }
-    }
-}
-
-impl ReadError {
-    pub(super) fn io(path: &Path, error: std::io::Error) -> Self {
-        Self { file: path.into(), line: 0, offset: 0, fault: Fault::Io(error) }
     }
 }
 

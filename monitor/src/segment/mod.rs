@@ -23,6 +23,7 @@
 
 mod bundle;
 pub mod checkpoint;
+mod fault;
 mod files;
 mod header;
 pub mod key;
@@ -36,10 +37,11 @@ mod tests;
 
 pub use bundle::{RECORDINGS, SUFFIX as BUNDLE_SUFFIX};
 pub use checkpoint::Checkpoint;
+pub use fault::{Fault, Position, ReadError};
 pub use files::{Recording, SegmentName, recordings};
 pub use header::{Header, HeaderLine, Place};
 pub use line::{Chain, ChainHash, Kind, kind_and_seq, split};
-pub use reader::{Block, Fault, Line, Position, ReadError, Reader};
+pub use reader::{Block, Line, Reader};
 pub use verify::{Report, Signed, Trust, Verifier, check, verify};
 
 /// Longest line that is read; longer ones are not ours.

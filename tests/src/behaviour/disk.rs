@@ -1,4 +1,4 @@
-//! A disk that is full, or fills up: the server goes on, and what is missing is said.
+//! A disk that is full before anything starts. What becomes of one that fills up later: `recording`.
 
 use std::{
     ffi::CString,
@@ -11,44 +11,14 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::running::run_alone;
-use crate::{Events, Lab};
+use crate::Lab;
 
 crate::tests! {
-    both: [
-        disk_that_fills_up_does_not_disturb_the_server,
-        disk_that_is_full_keeps_the_server_from_starting,
-    ],
-}
-
-/// Bytes of the file system: room for the first lines, and not for all.
-const SMALL: &str = "size=256k";
-const LARGE: &str = "size=64m";
-const OPENS: &str = "3000";
-
-fn disk_that_fills_up_does_not_disturb_the_server(lab: &Lab) -> Result<()> {
-    let file = lab.file("notes", "plain")?;
-    let actor = lab.actor()?;
-    let flood = [actor.as_os_str(), "open-flood".as_ref(), file.as_ref(), OPENS.as_ref(), "1".as_ref()];
-    for (name, options) in [("small", SMALL), ("large", LARGE)] {
-        let disk = Disk::mount(lab, name, options)?;
-        let recording = disk.0.join("events.jsonl");
-        let events = recording.to_str().context("a plain path")?;
-        let output = run_alone(lab, &["--events", events], &flood)?;
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success() && stdout.starts_with("ok opened=3000"), "{output:?}");
-        // Whole lines only, as far as there was room.
-        let recorded = Events::read(&recording)?.of("open").count();
-        let fits = name == "large";
-        ensure!(recorded > 100 && (recorded >= 3000) == fits, "{recorded} recorded on {name}");
-        ensure!(said.contains(events), "the recording is not named: {said}");
-        ensure!(said.contains("events are not in it: No space left") != fits, "{name}: {said}");
-    }
-    Ok(())
+    both: [disk_that_is_full_keeps_the_server_from_starting],
 }
 
 fn disk_that_is_full_keeps_the_server_from_starting(lab: &Lab) -> Result<()> {
-    let disk = Disk::mount(lab, "full", SMALL)?;
+    let disk = Disk::mount(lab, "full", "size=256k")?;
     let filler = disk.0.join("filler");
     let full = fs::File::create(&filler)?.write_all(&[0; 1 << 20]);
     ensure!(full.is_err(), "there is room for a megabyte");
