@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         println!("skipped: launching into a cgroup needs root");
         return ExitCode::SUCCESS;
     }
+    hear_signals();
     let wanted = std::env::args().nth(1).filter(|name| !name.starts_with('-')).unwrap_or_default();
     let mut failed = 0;
     for (name, case) in cases::ALL.iter().filter(|(name, _)| name.contains(&wanted)) {
@@ -29,4 +30,13 @@ fn main() -> ExitCode {
         failed += u32::from(!passed);
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Signals that were ignored when the tests were started, as a shell does for what it runs in the
+/// background, would stay so in every server, and a shell cannot trap those.
+fn hear_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: the default disposition runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
