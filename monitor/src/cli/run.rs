@@ -30,7 +30,7 @@ use crate::{
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
     segment::{Header, key},
     sink::{
-        recording::{Destination, RecordingOptions, SegmentWriter},
+        recording::{Destination, RecordingOptions, SegmentWriter, Sync},
         stderr::Stderr,
         summary::Summary,
         terminal::Terminal,
@@ -70,6 +70,9 @@ pub struct Arguments {
     /// What of the arguments of programs is recorded and shown
     #[arg(long, value_name = "HOW", default_value = "full")]
     privacy: Privacy,
+    /// When the recording waits for the disk
+    #[arg(long, value_name = "WHEN", default_value = "checkpoint")]
+    sync: Sync,
     /// Sign checkpoints of the recording with this key; made when missing
     #[arg(long, value_name = "FILE", default_value = key::HOST_KEY)]
     key: PathBuf,
@@ -119,6 +122,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let (instance, cgroup) = Cgroup::create(random)?;
     let options = RecordingOptions {
         privacy: arguments.privacy,
+        sync: arguments.sync,
         key: arguments.key.clone(),
         ..RecordingOptions::default()
     };

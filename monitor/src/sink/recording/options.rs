@@ -3,6 +3,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use clap::ValueEnum;
+
 use crate::{event::Privacy, segment::key};
 
 /// How a recording is kept.
@@ -37,7 +39,7 @@ pub struct Limits {
 
 /// When the disk is waited for, so that lines outlive a loss of power. They outlive the monitor's
 /// own death as soon as they are handed to the kernel, after 200 ms at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Sync {
     /// At the end of each segment and of the recording.
     Segment,
