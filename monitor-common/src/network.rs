@@ -9,6 +9,8 @@ pub const PORT_RULES_MAX: usize = 16;
 
 /// Transport protocols of a [`PortRule`].
 pub mod protocol {
+    use crate::record::Peer;
+
     /// TCP, MPTCP.
     pub const TCP: u8 = 1;
     /// UDP, UDP-Lite.
@@ -17,6 +19,27 @@ pub mod protocol {
     pub const OTHER: u8 = 4;
     /// All of them.
     pub const ANY: u8 = 7;
+
+    // include/linux/net.h, include/uapi/linux/in.h.
+    const SOCK_STREAM: u16 = 1;
+    const SOCK_DGRAM: u16 = 2;
+    const IPPROTO_TCP: u16 = 6;
+    const IPPROTO_UDP: u16 = 17;
+    const IPPROTO_UDPLITE: u16 = 136;
+    const IPPROTO_MPTCP: u16 = 262;
+
+    /// Bit that rules know a socket's transport by: by its protocol, or where that was left at 0 by
+    /// its type.
+    #[inline(always)]
+    pub fn of(peer: &Peer) -> u8 {
+        match peer.protocol {
+            IPPROTO_TCP | IPPROTO_MPTCP => TCP,
+            IPPROTO_UDP | IPPROTO_UDPLITE => UDP,
+            0 if peer.socket_type == SOCK_STREAM => TCP,
+            0 if peer.socket_type == SOCK_DGRAM => UDP,
+            _ => OTHER,
+        }
+    }
 }
 
 /// Key of the address table behind the prefix length: bits of `table`, then bits of `address`.

@@ -13,7 +13,7 @@ use crate::{
     scratch::Scratch,
 };
 
-// include/linux/socket.h, include/linux/net.h, include/uapi/linux/in.h.
+// include/linux/socket.h, include/linux/net.h.
 pub const AF_UNSPEC: u16 = 0;
 pub const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
@@ -22,10 +22,6 @@ pub const AF_NETLINK: u16 = 16;
 pub const SOCK_STREAM: u16 = 1;
 pub const SOCK_DGRAM: u16 = 2;
 pub const SOCK_SEQPACKET: u16 = 5;
-const IPPROTO_TCP: u16 = 6;
-const IPPROTO_UDP: u16 = 17;
-const IPPROTO_UDPLITE: u16 = 136;
-const IPPROTO_MPTCP: u16 = 262;
 
 /// A `struct sockaddr_in` or `sockaddr_in6` in kernel memory. An unspecified family is taken for
 /// the socket's own, as the protocols do.
@@ -66,25 +62,13 @@ pub fn with_protocol(peer: Peer, sock: Address) -> Peer {
     Peer { socket_type: field!(sock, sock_type), protocol: field!(sock, sock_protocol), ..peer }
 }
 
-/// Bit of [`protocol`] that rules know the transport by.
-#[inline(always)]
-pub fn rule_protocol(peer: &Peer) -> u8 {
-    match peer.protocol {
-        IPPROTO_TCP | IPPROTO_MPTCP => protocol::TCP,
-        IPPROTO_UDP | IPPROTO_UDPLITE => protocol::UDP,
-        0 if peer.socket_type == SOCK_STREAM => protocol::TCP,
-        0 if peer.socket_type == SOCK_DGRAM => protocol::UDP,
-        _ => protocol::OTHER,
-    }
-}
-
 /// Describes and judges an address; `asked` is [`access::CONNECT`], [`access::LISTEN`] or 0 for
 /// what is only recorded.
 #[inline(always)]
 pub fn judge_peer(scratch: &mut Scratch, subject: &Subject, peer: Peer, asked: u8) {
     let internet = peer.family == AF_INET || peer.family == AF_INET6;
     let classes = if asked != 0 && internet {
-        let transport = rule_protocol(&peer);
+        let transport = protocol::of(&peer);
         // To listen on 0.0.0.0 is to listen on every interface; to connect to it is loopback.
         let address = if asked == access::LISTEN {
             canonical_local(peer.address)

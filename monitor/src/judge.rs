@@ -190,23 +190,14 @@ fn peer(contact: &Contact, asked: u8, rules: &Compiled) -> Decision {
     let Peer { address, port, family, .. } = contact.peer;
     let classes = match i32::from(family) {
         libc::AF_INET | libc::AF_INET6 if asked == access::LISTEN => {
-            rules.classify_local(address, port, rule_protocol(&contact.peer))
+            rules.classify_local(address, port, protocol::of(&contact.peer))
         }
         libc::AF_INET | libc::AF_INET6 => {
-            rules.classify_address(address, port, rule_protocol(&contact.peer))
+            rules.classify_address(address, port, protocol::of(&contact.peer))
         }
         _ => 0,
     };
     decide(&rules.policy, classes, asked)
-}
-
-/// Bit of [`protocol`] that rules know the transport by.
-fn rule_protocol(peer: &Peer) -> u8 {
-    match (i32::from(peer.protocol), i32::from(peer.socket_type)) {
-        (libc::IPPROTO_TCP | libc::IPPROTO_MPTCP, _) | (0, libc::SOCK_STREAM) => protocol::TCP,
-        (libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE, _) | (0, libc::SOCK_DGRAM) => protocol::UDP,
-        _ => protocol::OTHER,
-    }
 }
 
 /// A policy that can name the rule behind a verdict.
@@ -242,7 +233,7 @@ pub fn blame(body: &Body, decision: Decision, rules: &dyn Explain) -> Option<Rul
         | Body::Listen(contact)
         | Body::Socket(contact) => {
             let Peer { address, port, .. } = contact.peer;
-            let protocol = rule_protocol(&contact.peer);
+            let protocol = protocol::of(&contact.peer);
             rules.blame(Subject::Address { address, port, protocol }, decision)
         }
         Body::Exec(exec) if exec.interpreter.is_empty() => ask(exec.file.path.as_bytes()),

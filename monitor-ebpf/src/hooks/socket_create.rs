@@ -2,14 +2,15 @@
 //! judged as a connect to nothing that is listed.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use monitor_common::record::Peer;
-use monitor_common::{policy::access, record::kind};
+use monitor_common::{
+    network::protocol,
+    policy::access,
+    record::{Peer, kind},
+};
 
 use crate::{
     judge,
-    network::{
-        self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM,
-    },
+    network::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM},
     policy,
 };
 
@@ -37,7 +38,5 @@ pub fn unusual(family: u16, socket_type: u16, protocol: u16) -> bool {
     let peer = Peer { family, socket_type, protocol, ..Peer::default() };
     let common = matches!(socket_type, SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET);
     let internet = family == AF_INET || family == AF_INET6;
-    !internet
-        || !common
-        || network::rule_protocol(&peer) == monitor_common::network::protocol::OTHER
+    !internet || !common || protocol::of(&peer) == protocol::OTHER
 }
