@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use super::{describe, exit};
+use super::{findings, finish};
 use crate::{
     collect::{self, Collected},
     event::Shown,
@@ -40,14 +40,7 @@ pub struct Arguments {
 
 /// Runs the verb.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    match run(arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(exit::FINDINGS),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "mcp-monitor: {}", describe(&error));
-            ExitCode::from(exit::DATA)
-        }
-    }
+    finish(run(arguments).map(|intact| findings(!intact)))
 }
 
 /// Whether the recordings are as they were written.

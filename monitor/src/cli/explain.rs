@@ -20,7 +20,7 @@ use monitor_common::{
 use serde_json::{Value, json};
 
 use super::{
-    exit,
+    exit, finish,
     rule_options::{BackendOption, RuleOptions, effect},
 };
 use crate::{
@@ -93,13 +93,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
-    match run(arguments, target) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "mcp-monitor: {}", super::describe(&error));
-            ExitCode::from(exit::DATA)
-        }
-    }
+    finish(run(arguments, target).map(|()| 0))
 }
 
 fn target(access: Access, text: &OsStr) -> anyhow::Result<Target> {

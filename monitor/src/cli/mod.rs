@@ -9,7 +9,10 @@ mod rule_options;
 mod run;
 mod verify;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -41,6 +44,19 @@ enum Verb {
     Report(report::Arguments),
     Run(run::Arguments),
     Verify(verify::Arguments),
+}
+
+/// Exit code of a verb; what failed is told, and is [`exit::DATA`].
+fn finish(outcome: anyhow::Result<u8>) -> ExitCode {
+    ExitCode::from(outcome.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "mcp-monitor: {}", describe(&error));
+        exit::DATA
+    }))
+}
+
+/// Whether there are findings, as an exit code.
+fn findings(found: bool) -> u8 {
+    if found { exit::FINDINGS } else { 0 }
 }
 
 /// An error with its causes, each said once: many messages hold their cause already.

@@ -13,7 +13,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{exit, rule_options::is_directory};
+use super::{exit, finish, rule_options::is_directory};
 use crate::{
     event::{Event, Shown, parse_time, printable},
     replay::{Change, Counts, Difference, Differences, Options, Replay},
@@ -50,11 +50,7 @@ pub struct Arguments {
 
 /// Runs the verb.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    let code = run(arguments).unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "mcp-monitor: {}", super::describe(&error));
-        exit::DATA
-    });
-    ExitCode::from(code)
+    finish(run(arguments))
 }
 
 /// A time, of which the end may be left out.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
-use super::{describe, exit};
+use super::{findings, finish};
 use crate::{
     report::{self, Report},
     segment,
@@ -52,14 +52,7 @@ impl Format {
 
 /// Runs the verb.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    match run(arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(exit::FINDINGS),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "mcp-monitor: {}", describe(&error));
-            ExitCode::from(exit::DATA)
-        }
-    }
+    finish(run(arguments).map(|intact| findings(!intact)))
 }
 
 /// Whether the recordings are as they were written.

@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{describe, exit};
+use super::{exit, finish};
 use crate::{
     event::{Shown, format_time, printable},
     segment::{
@@ -49,11 +49,7 @@ fn parse_hash(text: &str) -> Result<ChainHash, String> {
 
 /// Runs the verb.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    let code = run(arguments).unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "mcp-monitor: {}", describe(&error));
-        exit::DATA
-    });
-    ExitCode::from(code)
+    finish(run(arguments))
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<u8> {

@@ -210,16 +210,7 @@ impl Enricher {
 
     fn own(&mut self, body: Body) -> Event {
         let boot_ns = clock::boot_ns();
-        Event {
-            seq: self.take_seq(),
-            time_ns: self.clock.wall_ns(boot_ns),
-            boot_ns,
-            server: Arc::default(),
-            instance: 0,
-            observed: None,
-            violation: None,
-            body,
-        }
+        Event::of_monitor(self.take_seq(), boot_ns, self.clock.wall_ns(boot_ns), body)
     }
 
     fn number(&mut self, mut event: Event) -> Event {

@@ -276,8 +276,8 @@ mod tests {
         events.iter().for_each(|event| table.apply(event));
     }
 
-    #[test]
-    fn a_chain_leads_from_the_root_through_processes_that_have_ended() {
+    /// A process of three generations, of which the middle one has ended.
+    fn orphaned_grandchild() -> Table {
         let mut table = Table::default();
         let events = [
             exec(1, "/usr/bin/node"),
@@ -285,10 +285,17 @@ mod tests {
             exec(2, "/bin/sh"),
             fork(2, 3),
             event(2, 5, Body::Exit { status: 0 }),
-            exec(3, "/bin/cat"),
-            event(1, 5 + 2 * GRACE_NS, Body::IoUring),
         ];
         apply(&mut table, &events);
+        table
+    }
+
+    #[test]
+    fn a_chain_leads_from_the_root_through_processes_that_have_ended() {
+        let mut table = orphaned_grandchild();
+        for event in [exec(3, "/bin/cat"), event(1, 5 + 2 * GRACE_NS, Body::IoUring)] {
+            table.apply(&event);
+        }
         assert_eq!(exes(&mut table, 3), ["/usr/bin/node", "/bin/sh", "/bin/cat"]);
     }
 
@@ -336,15 +343,7 @@ mod tests {
 
     #[test]
     fn what_a_header_holds_makes_the_same_table() {
-        let mut table = Table::default();
-        let events = [
-            exec(1, "/usr/bin/node"),
-            fork(1, 2),
-            exec(2, "/bin/sh"),
-            fork(2, 3),
-            event(2, 5, Body::Exit { status: 0 }),
-        ];
-        apply(&mut table, &events);
+        let table = orphaned_grandchild();
         let known = table.known();
         let mut again = Table::of_known(&known);
         assert_eq!(again.known(), known);

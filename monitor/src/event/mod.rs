@@ -409,6 +409,20 @@ impl Contact {
 }
 
 impl Event {
+    /// Something that the monitor itself tells, of no server and no process.
+    pub fn of_monitor(seq: u64, boot_ns: u64, time_ns: u64, body: Body) -> Self {
+        Self {
+            seq,
+            time_ns,
+            boot_ns,
+            server: Arc::default(),
+            instance: 0,
+            observed: None,
+            violation: None,
+            body,
+        }
+    }
+
     /// Name of the type, as in the line.
     pub fn kind(&self) -> &'static str {
         match &self.body {

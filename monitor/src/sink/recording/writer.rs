@@ -6,7 +6,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -403,14 +402,5 @@ fn now() -> (u64, u64) {
 
 fn own(seq: u64, body: Body) -> Event {
     let (boot_ns, time_ns) = now();
-    Event {
-        seq,
-        time_ns,
-        boot_ns,
-        server: Arc::default(),
-        instance: 0,
-        observed: None,
-        violation: None,
-        body,
-    }
+    Event::of_monitor(seq, boot_ns, time_ns, body)
 }
