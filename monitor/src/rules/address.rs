@@ -170,6 +170,11 @@ impl AddressError {
     }
 }
 
+/// The variable that an entry is, when it is one.
+pub fn variable(text: &str) -> Option<&str> {
+    text.strip_prefix("${")?.strip_suffix('}').filter(|name| !name.contains('}'))
+}
+
 /// Parses a destination.
 pub fn parse(text: &str, purpose: Purpose) -> Result<Destination, AddressError> {
     let (text, protocols) = split_protocol(text, purpose)?;

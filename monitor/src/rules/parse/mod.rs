@@ -82,6 +82,8 @@ fn entry_finding(source: &Arc<Source>, list: &List, entry: &Entry) -> Option<Fin
     let (message, help) = if list.is_pattern(&entry.text) {
         let error = pieces(&entry.text).and_then(|pieces| alternatives(&pieces)).err()?;
         (error.to_string(), error.help(&entry.text))
+    } else if address::variable(&entry.text).is_some() {
+        return None;
     } else {
         let error = address::parse(&entry.text, list.purpose()).err()?;
         (error.to_string(), error.help())

@@ -2,6 +2,7 @@
 
 mod destinations;
 mod messages;
+mod packs;
 mod properties;
 mod sets;
 mod tables;
