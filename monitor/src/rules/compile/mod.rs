@@ -2,7 +2,7 @@
 //! read by [`super::load()`], so the same [`Loaded`] always gives the same bytes.
 
 mod automaton;
-mod network;
+pub(super) mod network;
 mod nodes;
 
 use std::{path::PathBuf, sync::Arc};
@@ -15,7 +15,7 @@ use monitor_common::{
 
 use super::{
     Finding, Loaded, Mode, RuleError, Severity, Source,
-    load::{AddressRule, PathRule},
+    load::{AddressRule, NameRule, PathRule},
     pattern::{Component, Pattern, Piece},
     source::Origin,
 };
@@ -59,6 +59,7 @@ pub struct Compiled {
 pub(super) struct Rules {
     pub paths: Vec<PathRule>,
     pub addresses: Vec<AddressRule>,
+    pub names: Vec<NameRule>,
     pub unlisted: [Option<Arc<Origin>>; access::COUNT],
     pub sources: Vec<Arc<Source>>,
 }
@@ -90,6 +91,7 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, RuleError> {
         rules: Arc::new(Rules {
             paths: loaded.paths.clone(),
             addresses: loaded.addresses.clone(),
+            names: loaded.names.clone(),
             unlisted: loaded.unlisted_origins.clone(),
             sources: loaded.sources.clone(),
         }),
@@ -104,6 +106,7 @@ fn policy(loaded: &Loaded) -> Policy {
             Mode::Enforce => mode::ENFORCE,
         },
         unlisted: loaded.unlisted,
+        names: u8::from(!loaded.names.is_empty()),
         ..Policy::EMPTY
     };
     let rulings = loaded.set_verdict.iter().zip(&loaded.set_access);

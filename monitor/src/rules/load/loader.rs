@@ -7,17 +7,17 @@ use monitor_common::policy::{access, class, set, verdict};
 use super::{
     super::{
         Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
-        address::{self, Purpose},
+        address::{self, Purpose, Target},
         error::nearest,
         labels,
-        parse::{self, Document, Entry, Holds, RECORD_ALL, SetDocument},
+        parse::{self, Document, Entry, Holds, List, RECORD_ALL, SetDocument},
         pattern::{self, Pattern},
         resolve::Links,
         search::is_name,
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, PathRule, set_of,
+    AddressRule, Loaded, Mode, NameRule, PathRule, set_of,
 };
 
 pub struct Loader<'a> {
@@ -33,7 +33,11 @@ pub struct Loader<'a> {
     stack: Vec<String>,
     paths: Vec<PathRule>,
     addresses: Vec<AddressRule>,
+    names: Vec<NameRule>,
 }
+
+/// The include that rules which name hosts take in by themselves.
+const NAMES: &str = "names";
 
 impl<'a> Loader<'a> {
     pub fn new(search: &'a SearchPath, bindings: &'a Bindings) -> Self {
@@ -47,6 +51,7 @@ impl<'a> Loader<'a> {
             stack: Vec::new(),
             paths: Vec::new(),
             addresses: Vec::new(),
+            names: Vec::new(),
         }
     }
 
@@ -96,6 +101,12 @@ impl<'a> Loader<'a> {
         if self.documents.iter().any(is_loaded) {
             return Ok(());
         }
+        if name == NAMES {
+            let help = Some("leave it out: rules that name hosts take it in".to_owned());
+            let message = "this include opens DNS, and only rules that name hosts close it again";
+            self.finding(Severity::Error, &origin, message.to_owned(), help);
+            return Ok(());
+        }
         let found = if is_name(name) { self.search.find(SourceKind::Include, name)? } else { None };
         let Some(source) = found else {
             let names = self.search.names(SourceKind::Include)?;
@@ -111,6 +122,21 @@ impl<'a> Loader<'a> {
         self.document(&source)?;
         self.stack.pop();
         Ok(())
+    }
+
+    /// Takes in what rules that name hosts need.
+    pub fn names(&mut self) -> Result<(), RuleError> {
+        let is_name = |(list, entry): &(&List, Entry)| {
+            let target = address::parse(&entry.text, list.purpose());
+            !list.is_pattern(&entry.text) && matches!(target, Ok(Target::Host(_)))
+        };
+        if !self.documents.iter().any(|document| document.lists.iter().any(|it| is_name(it))) {
+            return Ok(());
+        }
+        match self.search.find(SourceKind::Include, NAMES)? {
+            Some(source) => self.document(&source),
+            None => Err(RuleError::Missing(NAMES)),
+        }
     }
 
     /// Reads all sets and takes their members in.
@@ -228,8 +254,11 @@ impl<'a> Loader<'a> {
 
     fn address(&mut self, origin: &Arc<Origin>, class: u32, purpose: Purpose) {
         match address::parse(&origin.written, purpose) {
-            Ok(destination) => {
+            Ok(Target::Addresses(destination)) => {
                 self.addresses.push(AddressRule { destination, class, origin: origin.clone() });
+            }
+            Ok(Target::Host(destination)) => {
+                self.names.push(NameRule { destination, class, origin: origin.clone() });
             }
             Err(error) => self.finding(Severity::Error, origin, error.to_string(), error.help()),
         }
@@ -265,6 +294,7 @@ impl<'a> Loader<'a> {
             labels: if is_here { labels::of_sets(&self.paths) } else { Vec::new() },
             paths: self.paths,
             addresses: self.addresses,
+            names: self.names,
             loaders,
             world,
         };
