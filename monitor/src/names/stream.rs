@@ -69,6 +69,8 @@ impl Stream {
         under: &mut Under<'_>,
     ) -> Result<bool, Closed> {
         if under.now_ns >= self.until_ns {
+            // Nobody waits for it any more, but it has been asked.
+            self.asked().and_then(|asked| questions.unanswered(asked, under));
             return Err(Closed);
         }
         let mut is_new = false;

@@ -31,7 +31,7 @@ pub struct Table {
     /// Names with the time until which they hold, CLOCK_BOOTTIME, ns.
     by_address: HashMap<[u8; 16], Vec<(String, u64)>>,
     /// When the first of them ceases to hold, or earlier.
-    due_ns: u64,
+    due_ns: Option<u64>,
 }
 
 impl Table {
@@ -55,8 +55,7 @@ impl Table {
                 Some((_, until)) => *until = until_ns.max(*until),
                 None => known.push((name.to_owned(), until_ns)),
             }
-            self.due_ns =
-                if self.by_address.len() == 1 { until_ns } else { self.due_ns.min(until_ns) };
+            self.due_ns = Some(self.due_ns.map_or(until_ns, |due_ns| due_ns.min(until_ns)));
             self.put(address, rules, set)?;
         }
         Ok(())
@@ -69,7 +68,7 @@ impl Table {
         rules: &Compiled,
         set: &mut SetAddress<'_>,
     ) -> Result<(), TableError> {
-        if self.by_address.is_empty() || now_ns < self.due_ns {
+        if self.due_ns.is_none_or(|due_ns| now_ns < due_ns) {
             return Ok(());
         }
         let mut changed = Vec::new();
@@ -81,7 +80,7 @@ impl Table {
             }
         }
         let all = self.by_address.values().flatten();
-        self.due_ns = all.map(|(_, until_ns)| *until_ns).min().unwrap_or(u64::MAX);
+        self.due_ns = all.map(|(_, until_ns)| *until_ns).min();
         let put = changed.into_iter().map(|address| self.put(address, rules, set));
         let put: Result<Vec<()>, TableError> = put.collect();
         self.by_address.retain(|_, names| !names.is_empty());

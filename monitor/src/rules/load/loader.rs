@@ -130,7 +130,7 @@ impl<'a> Loader<'a> {
             let target = address::parse(&entry.text, list.purpose());
             !list.is_pattern(&entry.text) && matches!(target, Ok(Target::Host(_)))
         };
-        if !self.documents.iter().any(|document| document.lists.iter().any(|it| is_name(it))) {
+        if !self.documents.iter().any(|document| document.lists.iter().any(is_name)) {
             return Ok(());
         }
         match self.search.find(SourceKind::Include, NAMES)? {
