@@ -33,6 +33,8 @@ pub fn answer(record: &Record) -> Answer {
     match record.enforced {
         _ if record.decision.verdict == verdict::KILL_TREE => Answer::Tree,
         _ if record.decision.reason == reason::DOOMED => Answer::Tree,
+        // The image had not run an instruction.
+        enforced::KILLED if record.decision.reason == reason::ARGUMENTS => Answer::Nothing,
         // A kill instead of a refusal: the call had been carried out, and descriptors may be
         // shared with the rest of the tree, which the kernel has sentenced.
         enforced::KILLED => Answer::Tree,
