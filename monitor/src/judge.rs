@@ -59,9 +59,10 @@ pub fn judge_exec(event: &Event, rules: &Compiled) -> Decision {
     };
     let script = (!exec.interpreter.is_empty()).then(|| (exec.file.path.as_bytes(), 0));
     let files = [Some((program(exec), named(exec, observed.flags, rules))), script];
-    let decision = files.into_iter().flatten().fold(Decision::default(), |so_far, (path, named)| {
-        stronger(so_far, program_case(exec, path, named).decide(observed.flags, rules))
-    });
+    let decision =
+        files.into_iter().flatten().fold(Decision::default(), |so_far, (path, named)| {
+            stronger(so_far, program_case(exec, path, named).decide(observed.flags, rules))
+        });
     allow_launch(event, observed, decision)
 }
 
@@ -80,9 +81,8 @@ fn executed(exec: &Exec, seen: u32, rules: &Compiled) -> Decision {
     let case = program_case(exec, path, named(exec, seen, rules));
     let judged_before = seen & flags::AFTER == 0;
     let bound = seen & (flags::TRUNCATED | flags::FOREIGN) != 0;
-    let needs_named = || {
-        rules.classify_path(path) & class::ARGUMENTS != 0 && case.classes & class::NAMED == 0
-    };
+    let needs_named =
+        || rules.classify_path(path) & class::ARGUMENTS != 0 && case.classes & class::NAMED == 0;
     if judged_before && (bound || !needs_named()) {
         return Decision::default();
     }
@@ -95,9 +95,7 @@ fn named(exec: &Exec, seen: u32, rules: &Compiled) -> u32 {
     let known = exec.argv.split_first().filter(|_| !exec.argv.iter().all(Veil::is_hashed));
     let is_named = match known {
         _ if seen & (flags::ARGV_TRUNCATED | flags::UNREADABLE) != 0 => false,
-        Some((_, rest)) => {
-            rules.names_arguments(program(exec), rest.iter().map(Bytes::as_bytes))
-        }
+        Some((_, rest)) => rules.names_arguments(program(exec), rest.iter().map(Bytes::as_bytes)),
         None => seen & flags::NAMED_ARGUMENTS != 0,
     };
     if is_named { class::NAMED } else { 0 }

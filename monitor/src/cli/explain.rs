@@ -264,7 +264,10 @@ fn print_text(
         writeln!(out, "  also in    {}", place(rule))?;
     }
     if script {
-        writeln!(out, "  it is a script: name its arguments at its interpreter, and it in exec.allow")?;
+        writeln!(
+            out,
+            "  it is a script: name its arguments at its interpreter, and it in exec.allow"
+        )?;
     }
     if loaded.mode == rules::Mode::Observe {
         writeln!(out, "  mode observe: nothing is refused, the verdict is recorded")?;

@@ -137,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_was_killed_before_it_ran_ends_nothing_more() {
+        let mut record = record(mode::ENFORCE, verdict::DENY, enforced::KILLED);
+        record.decision.reason = reason::ARGUMENTS;
+        assert_eq!(answer(&record), Answer::Nothing);
+        record.decision.verdict = verdict::KILL_TREE;
+        assert_eq!(answer(&record), Answer::Tree);
+    }
+
+    #[test]
     fn a_deny_that_was_only_reported_ends_nothing() {
         let record = record(mode::ENFORCE, verdict::DENY, enforced::NONE);
         assert_eq!(answer(&record), Answer::Nothing);

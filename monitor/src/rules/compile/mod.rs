@@ -131,9 +131,8 @@ enum FloatingRules {
 /// Builds the table of programs with their arguments.
 fn arguments(loaded: &Loaded) -> Result<Automaton, RuleError> {
     let vectors = loaded.vectors.iter();
-    let steps = vectors.map(|rule| {
-        (vector_steps(&rule.program, &rule.arguments, rule.open), class::NAMED)
-    });
+    let steps =
+        vectors.map(|rule| (vector_steps(&rule.program, &rule.arguments, rule.open), class::NAMED));
     let patterns: Vec<_> = steps.collect();
     automaton::build(&patterns, Kind::Vectors, automaton::ROWS_MAX).map_err(|error| {
         let findings = loaded.vectors.iter().take(3).map(|rule| Finding {

@@ -213,7 +213,9 @@ impl<'a> Loader<'a> {
             let choices = self.expanded(&place, Scope::Argument, false);
             all = all
                 .iter()
-                .flat_map(|one| choices.iter().map(|own| [&one[..], &[own.clone()]].concat()))
+                .flat_map(|one| {
+                    choices.iter().map(|own| [&one[..], std::slice::from_ref(own)].concat())
+                })
                 .collect();
             if all.len() > VECTORS_MAX {
                 let message = format!("this stands for more than {VECTORS_MAX} vectors");
