@@ -19,14 +19,21 @@ struct Echo;
 impl Explain for Echo {
     fn blame(&self, subject: Subject<'_>, decision: Decision) -> Option<Rule> {
         let text = match subject {
-            Subject::Path(path) => String::from_utf8_lossy(path).into_owned(),
+            Subject::Path(path) | Subject::Program { path, .. } => {
+                String::from_utf8_lossy(path).into_owned()
+            }
             Subject::Address { address, port, protocol } => {
                 format!("{}:{port}/{protocol}", std::net::Ipv6Addr::from(address))
             }
+            Subject::Host { name, .. } => name.to_owned(),
         };
         let named = decision.reason != reason::BOUND && !text.ends_with("unnamed");
         let (file, list) = ("rules.toml".to_owned(), "files.deny".to_owned());
         named.then_some(Rule { file, line: 7, list, text })
+    }
+
+    fn classify_host(&self, _: &str, _: [u8; 16], _: u16, _: u8) -> u32 {
+        0
     }
 }
 

@@ -38,9 +38,13 @@ pub enum Category {
     Escape,
     /// A cloud metadata address.
     Metadata,
+    /// Asking for a host outside the rules.
+    Resolve,
+    /// A host name that leads to a private address.
+    Rebinding,
 }
 
-const CATEGORIES: [(Category, &str); 14] = [
+const CATEGORIES: [(Category, &str); 16] = [
     (Category::FileRead, "file_read"),
     (Category::FileWrite, "file_write"),
     (Category::Exec, "exec"),
@@ -55,6 +59,8 @@ const CATEGORIES: [(Category, &str); 14] = [
     (Category::Process, "process"),
     (Category::Escape, "escape"),
     (Category::Metadata, "metadata"),
+    (Category::Resolve, "resolve"),
+    (Category::Rebinding, "rebinding"),
 ];
 
 impl Category {
@@ -76,6 +82,8 @@ impl Category {
         }
         match (body, access.trailing_zeros()) {
             (Body::Process { .. }, _) => Self::Process,
+            (Body::Resolve(_), _) if reason == reason::REBINDING => Self::Rebinding,
+            (Body::Resolve(_), _) => Self::Resolve,
             (Body::Bpf { .. } | Body::Namespace | Body::IoUring | Body::Mount { .. }, _) => {
                 Self::Escape
             }
@@ -136,13 +144,23 @@ pub(super) const ANSWERED: [&str; 4] = ["none", "denied", "killed", "denied+kill
 const _: () = assert!(enforced::DENIED_AND_KILLED as usize == ANSWERED.len() - 1);
 
 /// Words for [`reason`], by number.
-pub(super) const REASONS: [&str; 8] =
-    ["listed", "unlisted", "deny", "allow_secret", "set", "bound", "doomed", "launch"];
-const _: () = assert!(reason::LAUNCH as usize == REASONS.len() - 1);
+pub(super) const REASONS: [&str; 10] = [
+    "listed",
+    "unlisted",
+    "deny",
+    "allow_secret",
+    "set",
+    "bound",
+    "doomed",
+    "launch",
+    "arguments",
+    "rebinding",
+];
+const _: () = assert!(reason::REBINDING as usize == REASONS.len() - 1);
 
 /// Words for those [`flags`] that stand in the line's `flags` list, by bit number; empty where a
 /// field of its own says it.
-pub(super) const FLAGS: [&str; 14] = [
+pub(super) const FLAGS: [&str; 15] = [
     "",
     "argv_truncated",
     "detached",
@@ -157,8 +175,9 @@ pub(super) const FLAGS: [&str; 14] = [
     "unreadable",
     "check",
     "foreign",
+    "named_arguments",
 ];
-const _: () = assert!(flags::FOREIGN == 1 << (FLAGS.len() - 1));
+const _: () = assert!(flags::NAMED_ARGUMENTS == 1 << (FLAGS.len() - 1));
 
 /// Those [`flags`] that are fields of their own when set.
 pub(super) const FLAG_FIELDS: [(u32, &str); 2] =

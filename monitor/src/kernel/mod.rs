@@ -31,6 +31,7 @@ use aya::{
 };
 use monitor_common::{
     limits::SCRATCH_SLOTS,
+    network::AddressRules,
     offsets::{ABSENT, Offsets},
     policy::{Label, tag_flags},
     record::counter,
@@ -234,6 +235,7 @@ impl Kernel {
         let parts = policies::Parts {
             policy: &compiled.policy,
             tables: &compiled.tables,
+            arguments: Some(&compiled.arguments),
             addresses: &compiled.addresses,
         };
         self.policies.install(id, &parts)
@@ -245,6 +247,39 @@ impl Kernel {
     /// When too many instances run.
     pub fn bind(&mut self, instance: u32, slot: Slot) -> Result<(), KernelError> {
         self.policies.bind(instance, slot).map(drop)
+    }
+
+    /// Attaches what sends DNS of instances whose rules name hosts to the agent.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_dns(&mut self) -> Result<(), KernelError> {
+        for hook in hooks::attach_dns(&mut self.ebpf)? {
+            if !self.hooks.contains(&hook) {
+                self.hooks.push(hook);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says at which port of loopback the DNS of a bound instance is answered. 0: nowhere, so that
+    /// it is refused.
+    pub fn answer_dns(&mut self, instance: u32, port: u16) {
+        self.policies.set_resolver(instance, port);
+    }
+
+    /// Replaces the rules of one address (in its canonical form) of an installed policy, by one
+    /// store; `None` leaves it to the prefix around it.
+    ///
+    /// # Errors
+    /// When the address table is full.
+    pub fn set_address(
+        &mut self,
+        slot: Slot,
+        address: [u8; 16],
+        rules: Option<&AddressRules>,
+    ) -> Result<(), KernelError> {
+        self.policies.set_address(slot, address, rules)
     }
 
     /// Frees a policy that no instance is bound to, after a grace period.
@@ -318,6 +353,27 @@ impl Kernel {
         match self.control("control_classify", &arguments)? {
             u32::MAX => Err(KernelError::Classify(path.len())),
             classes => Ok(classes),
+        }
+    }
+
+    /// Whether the kernel finds that an installed policy names these arguments (with argv\[0\], each
+    /// ended by NUL) for a program, by the function that the hooks call.
+    ///
+    /// # Errors
+    /// When either is too long for the kernel side, or the policy is gone.
+    pub fn names_arguments(
+        &mut self,
+        slot: Slot,
+        program: &[u8],
+        vector: &[u8],
+    ) -> Result<bool, KernelError> {
+        let place = |bytes: &[u8]| [bytes.as_ptr() as u64, bytes.len() as u64];
+        let [program_at, program_len] = place(program);
+        let [vector_at, vector_len] = place(vector);
+        let arguments = [slot.number(), program_at, program_len, vector_at, vector_len];
+        match self.control("control_vector", &arguments)? {
+            u32::MAX => Err(KernelError::Classify(program.len().max(vector.len()))),
+            named => Ok(named != 0),
         }
     }
 

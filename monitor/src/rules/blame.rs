@@ -8,7 +8,7 @@ use monitor_common::{
 use super::{
     Compiled, SourceKind,
     address::Prefix,
-    load::{AddressRule, PathRule},
+    load::{AddressRule, NameRule, PathRule},
     source::Origin,
 };
 
@@ -18,6 +18,13 @@ pub enum Subject<'a> {
     /// A file, program or AF_UNIX socket by its resolved path; abstract socket names begin with
     /// `@`.
     Path(&'a [u8]),
+    /// A program with its arguments, without argv\[0\].
+    Program {
+        /// Its resolved path.
+        path: &'a [u8],
+        /// Each argument.
+        arguments: &'a [&'a [u8]],
+    },
     /// A destination.
     Address {
         /// IPv6, IPv4 as `::ffff:a.b.c.d`.
@@ -26,6 +33,13 @@ pub enum Subject<'a> {
         port: u16,
         /// One bit of [`protocol`].
         protocol: u8,
+    },
+    /// A host by its name.
+    Host {
+        /// As it is asked for.
+        name: &'a str,
+        /// Port, host byte order, and one bit of [`protocol`]; `None` for the question itself.
+        port: Option<(u16, u8)>,
     },
 }
 
@@ -66,7 +80,9 @@ impl Compiled {
             reason::DENY => class::DENY,
             reason::ALLOW_SECRET => class::ALLOW_SECRET,
             reason::SET => class::of_set(set),
+            reason::ARGUMENTS => class::ARGUMENTS,
             reason::LISTED => allowing(decision.access) & classes,
+            reason::REBINDING => class::CONNECT,
             reason::UNLISTED => return Some(self.unlisted(decision.access)),
             _ => return None,
         };
@@ -81,7 +97,7 @@ impl Compiled {
     /// it stands.
     pub fn matching(&self, subject: Subject<'_>, access: u8) -> Vec<(u32, usize, RuleRef)> {
         match subject {
-            Subject::Path(path) => {
+            Subject::Path(path) | Subject::Program { path, .. } => {
                 let rules = self.rules.paths.iter().filter(|rule| rule.pattern.matches(path));
                 let specific = |rule: &PathRule| rule.pattern.prefix.len();
                 // Where several are equally long the first in the text is named.
@@ -94,7 +110,26 @@ impl Compiled {
                 let hit = |rule: &&AddressRule| covers(rule, to, port, protocol);
                 rules.rev().filter(hit).map(|r| (r.class, 0, RuleRef::of(&r.origin))).collect()
             }
+            Subject::Host { name, port } => self.matching_names(name, port),
         }
+    }
+
+    fn matching_names(&self, name: &str, port: Option<(u16, u8)>) -> Vec<(u32, usize, RuleRef)> {
+        let meant = |rule: &&NameRule| {
+            port.is_none_or(|(port, protocol)| rule.destination.covers(port, protocol))
+        };
+        // A name says more than a pattern of names.
+        let specific = |rule: &NameRule| usize::from(!rule.origin.written.contains('*'));
+        let rules = self.names(name).filter(meant);
+        rules.map(|rule| (rule.class, specific(rule), RuleRef::of(&rule.origin))).collect()
+    }
+
+    /// Entries of `exec.arguments` that name these arguments of a program.
+    pub(super) fn vectors_naming(&self, program: &[u8], arguments: &[&[u8]]) -> Vec<RuleRef> {
+        let naming = self.rules.vectors.iter().filter(|rule| rule.matches(program, arguments));
+        let mut all: Vec<RuleRef> = naming.map(|rule| RuleRef::of(&rule.origin)).collect();
+        all.dedup();
+        all
     }
 
     fn unlisted(&self, access: u8) -> RuleRef {
@@ -130,7 +165,7 @@ fn allowing(access: u8) -> u32 {
     match access {
         access::READ => class::READ | class::WRITE,
         access::WRITE => class::WRITE,
-        access::EXEC => class::EXEC,
+        access::EXEC => class::EXEC | class::ARGUMENTS,
         access::CONNECT => class::CONNECT,
         access::LISTEN => class::LISTEN,
         _ => class::UNIX,

@@ -9,7 +9,7 @@ use std::{
 
 use monitor_common::record::{did, enforced, flags};
 
-use super::recording::Totals;
+use super::{Audience, recording::Totals};
 use crate::{
     enrich::{contact_text, subject},
     event::{Body, Enforced, Event, Shown, printable},
@@ -52,9 +52,8 @@ struct Files {
     full: bool,
 }
 
-impl Summary {
-    /// Takes an event.
-    pub fn event(&mut self, event: &Event) {
+impl Audience for Summary {
+    fn event(&mut self, event: &Event) {
         self.events += 1;
         match &event.body {
             Body::Loss(loss) => self.lost.add(loss.reason.as_bytes(), loss.count),
@@ -65,6 +64,10 @@ impl Summary {
                         "reported"
                     } else {
                         match (violation.answered, violation.enforced) {
+                            // Nobody is killed for a question.
+                            (enforced::NONE, Enforced::Agent) if alert.event == "resolve" => {
+                                "denied"
+                            }
                             (enforced::NONE, Enforced::Agent) => "killed",
                             (enforced::NONE, _) => "reported",
                             (enforced::DENIED, _) => "denied",
@@ -77,7 +80,9 @@ impl Summary {
             _ => self.observed(event),
         }
     }
+}
 
+impl Summary {
     fn observed(&mut self, event: &Event) {
         let Some(observed) = &event.observed else { return };
         self.first_ns.get_or_insert(event.boot_ns);

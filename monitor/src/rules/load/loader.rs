@@ -7,17 +7,17 @@ use monitor_common::policy::{access, class, set, verdict};
 use super::{
     super::{
         Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
-        address::{self, Purpose},
+        address::{self, Purpose, Target},
         error::nearest,
         labels,
-        parse::{self, Document, Entry, Holds, RECORD_ALL, SetDocument},
-        pattern::{self, Pattern},
+        parse::{self, Document, Entry, Holds, List, Program, RECORD_ALL, SetDocument, Vector},
+        pattern::{self, Pattern, Piece},
         resolve::Links,
         search::is_name,
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, PathRule, set_of,
+    AddressRule, Loaded, Mode, NameRule, PathRule, VectorRule, set_of,
 };
 
 pub struct Loader<'a> {
@@ -32,8 +32,15 @@ pub struct Loader<'a> {
     /// Includes that are being read, to find cycles.
     stack: Vec<String>,
     paths: Vec<PathRule>,
+    vectors: Vec<VectorRule>,
     addresses: Vec<AddressRule>,
+    names: Vec<NameRule>,
 }
+
+/// The include that rules which name hosts take in by themselves.
+const NAMES: &str = "names";
+/// Vectors that the alternatives and values in one may stand for.
+const VECTORS_MAX: usize = 1024;
 
 impl<'a> Loader<'a> {
     pub fn new(search: &'a SearchPath, bindings: &'a Bindings) -> Self {
@@ -46,7 +53,9 @@ impl<'a> Loader<'a> {
             documents: Vec::new(),
             stack: Vec::new(),
             paths: Vec::new(),
+            vectors: Vec::new(),
             addresses: Vec::new(),
+            names: Vec::new(),
         }
     }
 
@@ -96,6 +105,12 @@ impl<'a> Loader<'a> {
         if self.documents.iter().any(is_loaded) {
             return Ok(());
         }
+        if name == NAMES {
+            let help = Some("leave it out: rules that name hosts take it in".to_owned());
+            let message = "this include opens DNS, and only rules that name hosts close it again";
+            self.finding(Severity::Error, &origin, message.to_owned(), help);
+            return Ok(());
+        }
         let found = if is_name(name) { self.search.find(SourceKind::Include, name)? } else { None };
         let Some(source) = found else {
             let names = self.search.names(SourceKind::Include)?;
@@ -111,6 +126,21 @@ impl<'a> Loader<'a> {
         self.document(&source)?;
         self.stack.pop();
         Ok(())
+    }
+
+    /// Takes in what rules that name hosts need.
+    pub fn names(&mut self) -> Result<(), RuleError> {
+        let is_name = |(list, entry): &(&List, Entry)| {
+            let target = address::parse(&entry.text, list.purpose());
+            !list.is_pattern(&entry.text) && matches!(target, Ok(Target::Host(_)))
+        };
+        if !self.documents.iter().any(|document| document.lists.iter().any(is_name)) {
+            return Ok(());
+        }
+        match self.search.find(SourceKind::Include, NAMES)? {
+            Some(source) => self.document(&source),
+            None => Err(RuleError::Missing(NAMES)),
+        }
     }
 
     /// Reads all sets and takes their members in.
@@ -165,45 +195,106 @@ impl<'a> Loader<'a> {
                     self.path(&origin, list.class, Scope::Rules, list.restricts());
                 }
             }
+            for program in &document.programs {
+                self.program(&document.source, program);
+            }
             self.documents.push(document);
         }
     }
 
+    /// Takes a program with its arguments in.
+    fn program(&mut self, source: &Arc<Source>, program: &Program) {
+        let list = "exec.arguments";
+        let before = self.paths.len();
+        let origin = origin(source, &program.path, list.to_owned());
+        self.path(&origin, class::ARGUMENTS, Scope::Rules, false);
+        let own = self.paths[before..].iter().filter(|rule| !rule.is_link);
+        let patterns: Vec<Pattern> = own.map(|rule| rule.pattern.clone()).collect();
+        for vector in &program.vectors {
+            let span = vector.span.clone();
+            let written = source.text.get(span.clone()).unwrap_or_default().to_owned();
+            let origin =
+                Arc::new(Origin { source: source.clone(), span, list: list.to_owned(), written });
+            for arguments in self.vector(source, vector, &origin) {
+                for program in &patterns {
+                    let (program, arguments) = (program.clone(), arguments.clone());
+                    let (open, origin) = (vector.open, origin.clone());
+                    self.vectors.push(VectorRule { program, arguments, open, origin });
+                }
+            }
+        }
+    }
+
+    /// The vectors that one stands for, with all alternatives and values.
+    fn vector(
+        &mut self,
+        source: &Arc<Source>,
+        vector: &Vector,
+        origin: &Arc<Origin>,
+    ) -> Vec<Vec<Vec<Piece>>> {
+        let mut all: Vec<Vec<Vec<Piece>>> = vec![Vec::new()];
+        for element in &vector.elements {
+            let place = self::origin(source, element, origin.list.clone());
+            let choices = self.expanded(&place, Scope::Argument, false);
+            all = all
+                .iter()
+                .flat_map(|one| {
+                    choices.iter().map(|own| [&one[..], std::slice::from_ref(own)].concat())
+                })
+                .collect();
+            if all.len() > VECTORS_MAX {
+                let message = format!("this stands for more than {VECTORS_MAX} vectors");
+                let help = Some("use several entries, or `*`".to_owned());
+                self.finding(Severity::Error, origin, message, help);
+                return Vec::new();
+            }
+        }
+        all
+    }
+
     /// Takes a pattern in; `links`: the symbolic links on its way belong to it.
     fn path(&mut self, origin: &Arc<Origin>, class: u32, scope: Scope, links: bool) {
+        for pieces in self.expanded(origin, scope, links) {
+            match Pattern::new(&pieces) {
+                Ok(pattern) => self.pattern(pattern, class, origin, links),
+                Err(error) => {
+                    let help = error.help(&origin.written);
+                    self.finding(Severity::Error, origin, error.to_string(), help);
+                }
+            }
+        }
+    }
+
+    /// What an entry stands for, with all alternatives and values. Without the values of a
+    /// variable a rule that `must` say something is wrong.
+    fn expanded(&mut self, origin: &Arc<Origin>, scope: Scope, must: bool) -> Vec<Vec<Piece>> {
         let written = origin.written.as_str();
+        let mut all = Vec::new();
         let expanded = pattern::pieces(written)
             .and_then(|pieces| pattern::alternatives(&pieces))
             .map_err(|error| (error.to_string(), error.help(written)));
         let alternatives = match expanded {
             Ok(alternatives) => alternatives,
-            Err((message, help)) => return self.finding(Severity::Error, origin, message, help),
+            Err((message, help)) => {
+                self.finding(Severity::Error, origin, message, help);
+                return all;
+            }
         };
         for alternative in alternatives {
-            let values = match self.variables.expand(&alternative, scope) {
-                Ok(values) => values,
+            match self.variables.expand(&alternative, scope) {
+                Ok(values) => all.extend(values),
                 // An allow that says nothing allows nothing; a refusal must say something.
-                Err(VariableError::Missing(name)) if !self.started || !links => {
+                Err(VariableError::Missing(name)) if !self.started || !must => {
                     self.open.insert(name);
-                    continue;
                 }
                 Err(error) => {
-                    let harmless = error.is_by_chance() && !links;
+                    let harmless = error.is_by_chance() && !must;
                     let severity = if harmless { Severity::Warning } else { Severity::Error };
                     self.finding(severity, origin, error.to_string(), error.help());
-                    continue;
-                }
-            };
-            for pieces in values {
-                match Pattern::new(&pieces) {
-                    Ok(pattern) => self.pattern(pattern, class, origin, links),
-                    Err(error) => {
-                        let help = error.help(written);
-                        self.finding(Severity::Error, origin, error.to_string(), help);
-                    }
                 }
             }
         }
+        all
     }
 
     fn pattern(&mut self, mut pattern: Pattern, class: u32, origin: &Arc<Origin>, links: bool) {
@@ -242,8 +333,11 @@ impl<'a> Loader<'a> {
 
     fn destination(&mut self, origin: &Arc<Origin>, text: &str, class: u32, purpose: Purpose) {
         match address::parse(text, purpose) {
-            Ok(destination) => {
+            Ok(Target::Addresses(destination)) => {
                 self.addresses.push(AddressRule { destination, class, origin: origin.clone() });
+            }
+            Ok(Target::Host(destination)) => {
+                self.names.push(NameRule { destination, class, origin: origin.clone() });
             }
             Err(error) => self.finding(Severity::Error, origin, error.to_string(), error.help()),
         }
@@ -278,7 +372,9 @@ impl<'a> Loader<'a> {
             set_access: [0; set::COUNT],
             labels: if is_here { labels::of_sets(&self.paths) } else { Vec::new() },
             paths: self.paths,
+            vectors: self.vectors,
             addresses: self.addresses,
+            names: self.names,
             loaders,
             world,
         };

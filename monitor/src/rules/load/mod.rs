@@ -13,9 +13,9 @@ use monitor_common::policy::{Label, access, class, set, verdict};
 
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
-    address::Destination,
+    address::{Destination, NamedDestination},
     parse::{self, Document},
-    pattern::{self, Pattern},
+    pattern::{self, Pattern, Piece},
     search::is_name,
     source::Origin,
 };
@@ -57,10 +57,45 @@ pub(in crate::rules) struct PathRule {
     pub before: Option<String>,
 }
 
+/// Arguments that a program may have, without alternatives.
+#[derive(Clone, Debug)]
+pub(in crate::rules) struct VectorRule {
+    /// Its path, with the prefix resolved.
+    pub program: Pattern,
+    /// Each argument behind argv\[0\].
+    pub arguments: Vec<Vec<Piece>>,
+    /// Any others may follow.
+    pub open: bool,
+    /// Where it stands.
+    pub origin: Arc<Origin>,
+}
+
+impl VectorRule {
+    /// Whether it names these arguments of a program.
+    pub fn matches(&self, program: &[u8], arguments: &[&[u8]]) -> bool {
+        let Some((first, rest)) = arguments.split_at_checked(self.arguments.len()) else {
+            return false;
+        };
+        let both = self.arguments.iter().zip(first);
+        (self.open || rest.is_empty())
+            && self.program.matches(program)
+            && both.into_iter().all(|(own, argument)| pattern::argument_matches(own, argument))
+    }
+}
+
 /// A destination and what it means.
 #[derive(Clone, Debug)]
 pub(in crate::rules) struct AddressRule {
     pub destination: Destination,
+    /// Bits of [`class`].
+    pub class: u32,
+    pub origin: Arc<Origin>,
+}
+
+/// A host and what it means.
+#[derive(Clone, Debug)]
+pub(in crate::rules) struct NameRule {
+    pub destination: NamedDestination,
     /// Bits of [`class`].
     pub class: u32,
     pub origin: Arc<Origin>,
@@ -93,7 +128,9 @@ pub struct Loaded {
     pub(in crate::rules) set_verdict: [u8; set::COUNT],
     pub(in crate::rules) set_access: [u8; set::COUNT],
     pub(in crate::rules) paths: Vec<PathRule>,
+    pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
+    pub(in crate::rules) names: Vec<NameRule>,
     pub(in crate::rules) labels: Vec<(PathBuf, Label)>,
     pub(in crate::rules) loaders: Vec<Pattern>,
 }
@@ -134,6 +171,7 @@ pub fn load(
     if let Some(source) = source {
         loader.document(&source)?;
     }
+    loader.names()?;
     let sets = loader.sets()?;
     loader.rules();
     loader.into_loaded(server, is_default, &sets)
