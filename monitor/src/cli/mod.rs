@@ -3,6 +3,7 @@
 mod check;
 mod collect;
 mod explain;
+mod learn;
 mod replay;
 mod report;
 mod rule_options;
@@ -40,6 +41,7 @@ enum Verb {
     Check(check::Arguments),
     Collect(collect::Arguments),
     Explain(explain::Arguments),
+    Learn(learn::Arguments),
     Replay(replay::Arguments),
     Report(report::Arguments),
     Run(run::Arguments),
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Collect(arguments) => collect::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
+        Verb::Learn(arguments) => learn::main(&arguments),
         Verb::Replay(arguments) => replay::main(&arguments),
         Verb::Report(arguments) => report::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),

@@ -13,6 +13,7 @@ use super::{Audience, recording::Totals};
 use crate::{
     enrich::{contact_text, subject},
     event::{Body, Enforced, Event, Shown, printable},
+    rules::DEFAULT,
 };
 
 /// Names of one kind that are kept, and that are shown.
@@ -152,6 +153,10 @@ impl Summary {
         self.lost.write(out, "lost")?;
         if let Some(Totals { path, lost, reason, checkpoint, .. }) = recording {
             writeln!(out, "  recording  {}", Shown(path.as_os_str().as_encoded_bytes()))?;
+            let path = Shown(path.as_os_str().as_encoded_bytes());
+            // Without rules of its own a server has no name yet.
+            let name = if server == DEFAULT { "NAME".into() } else { printable(server) };
+            writeln!(out, "  learn      mcp-monitor learn --server {name} {path}")?;
             if *lost != 0 {
                 let reason = reason.as_deref().unwrap_or("unknown reason");
                 writeln!(out, "             {lost} events are not in it: {}", printable(reason))?;
@@ -342,7 +347,8 @@ mod tests {
         Summary::default().write(&mut out, "github", Some(&totals)).unwrap();
         let said = String::from_utf8(out).unwrap();
         assert!(said.ends_with(
-            "  recording  /state/run.000001.jsonl\n             3 events are not in it: No space \
+            "  recording  /state/run.000001.jsonl\n  learn      mcp-monitor learn --server github \
+             /state/run.000001.jsonl\n             3 events are not in it: No space \
              left on device\n  checkpoint abababababababababababababababababababababababababababab\
              abababab\n"
         ));

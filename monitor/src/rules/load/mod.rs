@@ -14,7 +14,7 @@ use monitor_common::policy::{Label, access, class, set, verdict};
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
     address::{Destination, NamedDestination},
-    parse::{self, Document},
+    parse::{self, Document, RECORD_ALL},
     pattern::{self, Pattern, Piece},
     search::is_name,
     source::Origin,
@@ -284,6 +284,11 @@ impl Loaded {
             bindings: self.bindings.clone(),
             world: Some(self.world.clone()),
         }
+    }
+
+    /// Whether everything is recorded, so that what is not in a recording was not done.
+    pub fn records_all(&self) -> bool {
+        self.record & RECORD_ALL == RECORD_ALL
     }
 
     /// Patterns that lead through symbolic links of this machine.
