@@ -28,6 +28,14 @@ impl Explain for Echo {
         let (file, list) = ("rules.toml".to_owned(), "files.deny".to_owned());
         named.then_some(Rule { file, line: 7, list, text })
     }
+
+    fn limits(&self) -> Option<Arc<crate::detect::Limits>> {
+        None
+    }
+
+    fn is_runtime(&self, _path: &[u8]) -> bool {
+        false
+    }
 }
 
 fn enricher() -> Enricher {

@@ -299,6 +299,23 @@ pub struct Alert {
     pub ancestry: Vec<Ancestor>,
     /// `seq` of the events behind it: the first, and the last when there are several.
     pub evidence: Vec<u64>,
+    /// What a detector counted, when one speaks.
+    pub finding: Option<Box<Finding>>,
+}
+
+/// What a detector counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub struct Finding {
+    /// The count at which it speaks.
+    pub limit: u64,
+    /// Length of the window, ms.
+    pub window_ms: u64,
+    /// CLOCK_BOOTTIME of the first and of the last event that was counted, ns.
+    pub first_ns: u64,
+    /// See `first_ns`.
+    pub last_ns: u64,
+    /// Some of what was counted, oldest first.
+    pub samples: Vec<Bytes>,
 }
 
 /// A process of an alert's ancestry.

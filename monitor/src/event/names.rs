@@ -1,7 +1,7 @@
 //! Numbers of the kernel and of the records, and the words for them in the lines.
 
 use monitor_common::{
-    policy::{Decision, class, reason, set},
+    policy::{Decision, class, detector, reason, set},
     record::{enforced, flags, process},
 };
 
@@ -38,9 +38,19 @@ pub enum Category {
     Escape,
     /// A cloud metadata address.
     Metadata,
+    /// Many different files read.
+    MassRead,
+    /// Many files overwritten, renamed, deleted or emptied.
+    MassWrite,
+    /// Many programs or processes started.
+    ExecBurst,
+    /// Many addresses or ports contacted.
+    ConnectBurst,
+    /// Something secret read, then something sent.
+    Exfiltration,
 }
 
-const CATEGORIES: [(Category, &str); 14] = [
+const CATEGORIES: [(Category, &str); 19] = [
     (Category::FileRead, "file_read"),
     (Category::FileWrite, "file_write"),
     (Category::Exec, "exec"),
@@ -55,6 +65,11 @@ const CATEGORIES: [(Category, &str); 14] = [
     (Category::Process, "process"),
     (Category::Escape, "escape"),
     (Category::Metadata, "metadata"),
+    (Category::MassRead, "mass_read"),
+    (Category::MassWrite, "mass_write"),
+    (Category::ExecBurst, "exec_burst"),
+    (Category::ConnectBurst, "connect_burst"),
+    (Category::Exfiltration, "exfiltration"),
 ];
 
 impl Category {
@@ -74,6 +89,9 @@ impl Category {
         if reason == reason::SET {
             return Self::of_set(usize::from(set), body);
         }
+        if reason == reason::DETECTOR {
+            return Self::of_detector(usize::from(set));
+        }
         match (body, access.trailing_zeros()) {
             (Body::Process { .. }, _) => Self::Process,
             (Body::Bpf { .. } | Body::Namespace | Body::IoUring | Body::Mount { .. }, _) => {
@@ -85,6 +103,18 @@ impl Category {
             (_, 4) => Self::Listen,
             (_, 5) => Self::Unix,
             _ => Self::Connect,
+        }
+    }
+
+    /// The category of a detector's findings.
+    pub fn of_detector(detector: usize) -> Self {
+        match detector {
+            detector::MASS_READ => Self::MassRead,
+            detector::MASS_WRITE => Self::MassWrite,
+            detector::EXEC_BURST => Self::ExecBurst,
+            detector::CONNECT_BURST => Self::ConnectBurst,
+            detector::ENV_SECRET => Self::EnvSecret,
+            _ => Self::Exfiltration,
         }
     }
 
@@ -136,9 +166,9 @@ pub(super) const ANSWERED: [&str; 4] = ["none", "denied", "killed", "denied+kill
 const _: () = assert!(enforced::DENIED_AND_KILLED as usize == ANSWERED.len() - 1);
 
 /// Words for [`reason`], by number.
-pub(super) const REASONS: [&str; 8] =
-    ["listed", "unlisted", "deny", "allow_secret", "set", "bound", "doomed", "launch"];
-const _: () = assert!(reason::LAUNCH as usize == REASONS.len() - 1);
+pub(super) const REASONS: [&str; 9] =
+    ["listed", "unlisted", "deny", "allow_secret", "set", "bound", "doomed", "launch", "detector"];
+const _: () = assert!(reason::DETECTOR as usize == REASONS.len() - 1);
 
 /// Words for those [`flags`] that stand in the line's `flags` list, by bit number; empty where a
 /// field of its own says it.

@@ -73,6 +73,11 @@ pub fn not_public() -> impl Iterator<Item = Prefix> {
     v4.chain(NOT_PUBLIC_V6.into_iter().map(|(high, bits)| Prefix::v6(high, bits)))
 }
 
+/// Whether an address, made canonical, belongs to `public`.
+pub fn is_public(address: [u8; 16]) -> bool {
+    Place::Public.covers(&Prefix { bits: 128, address: u128::from_be_bytes(address) })
+}
+
 /// The addresses of a [`Destination`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {

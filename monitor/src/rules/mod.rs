@@ -26,6 +26,7 @@ mod source;
 mod tests;
 mod variables;
 
+pub(crate) use address::is_public;
 pub use bindings::{Bindings, BindingsError, Elsewhere};
 pub use blame::{RuleRef, Subject};
 pub use compile::{Automaton, Compiled, compile};

@@ -17,7 +17,7 @@ use super::{
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, PathRule, set_of,
+    AddressRule, Loaded, Mode, PathRule, limits, set_of,
 };
 
 pub struct Loader<'a> {
@@ -262,6 +262,8 @@ impl<'a> Loader<'a> {
             unlisted_origins: [const { None }; access::COUNT],
             set_verdict: [verdict::DENY; set::COUNT],
             set_access: [0; set::COUNT],
+            limits: limits::of(&self.documents),
+            env_secret: None,
             labels: if is_here { labels::of_sets(&self.paths) } else { Vec::new() },
             paths: self.paths,
             addresses: self.addresses,

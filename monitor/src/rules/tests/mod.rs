@@ -1,6 +1,7 @@
 //! Rules as a whole: texts in, verdicts and messages out.
 
 mod destinations;
+mod limits;
 mod messages;
 mod properties;
 mod sets;
