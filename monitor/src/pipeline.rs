@@ -2,6 +2,7 @@
 //! sinks; what must be answered is answered as soon as it is read. One thread does it all.
 
 use std::{
+    collections::HashMap,
     io::Write,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,8 +19,8 @@ use crate::{
     respond::{self, argument},
     rules::Compiled,
     sink::{
+        Audience,
         recording::{Notice, SegmentWriter, Totals},
-        summary::Summary,
         terminal::Terminal,
     },
 };
@@ -34,18 +35,18 @@ const FLUSH: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_secs(1);
 
 /// Where events end.
-pub struct Sinks<W> {
+pub struct Sinks<W, A> {
     /// The recording.
     pub recording: SegmentWriter,
     /// People's alerts.
     pub terminal: Terminal<W>,
-    /// The summary at the end.
-    pub summary: Summary,
+    /// Whoever else looks at every event.
+    pub audience: A,
     /// Whose the recording is.
     pub account: Account,
 }
 
-impl<W: Write> Sinks<W> {
+impl<W: Write, A> Sinks<W, A> {
     /// Tells the sinks beside the recording what happened to it.
     fn beside(&mut self, notice: &Notice) {
         match notice {
@@ -58,26 +59,26 @@ impl<W: Write> Sinks<W> {
 }
 
 /// From rings to sinks.
-pub struct Pipeline<W> {
+pub struct Pipeline<W, A> {
     rings: Rings,
     merge: Merge,
     enricher: Enricher,
-    compiled: Arc<Compiled>,
-    sinks: Sinks<W>,
+    policies: HashMap<u32, Arc<Compiled>>,
+    sinks: Sinks<W, A>,
     delivered: Delivered,
     events: Vec<Event>,
     flushed: Instant,
     ticked: Instant,
 }
 
-impl<W: Write> Pipeline<W> {
-    /// `compiled` is the policy that judges again what the kernel saw as a string.
-    pub fn new(rings: Rings, enricher: Enricher, compiled: Arc<Compiled>, sinks: Sinks<W>) -> Self {
+impl<W: Write, A: Audience> Pipeline<W, A> {
+    /// A pipeline that knows no policy yet, see [`Pipeline::explain`].
+    pub fn new(rings: Rings, enricher: Enricher, sinks: Sinks<W, A>) -> Self {
         Self {
             rings,
             merge: Merge::default(),
             enricher,
-            compiled,
+            policies: HashMap::new(),
             sinks,
             delivered: Delivered::default(),
             events: Vec::with_capacity(EVENTS + EVENTS / 4),
@@ -89,6 +90,13 @@ impl<W: Write> Pipeline<W> {
     /// The rings, to wait on.
     pub fn rings(&self) -> &Rings {
         &self.rings
+    }
+
+    /// Makes a policy known by its number: verdicts under it are explained, and it judges again what
+    /// the kernel saw as a string.
+    pub fn explain(&mut self, policy: u32, compiled: Arc<Compiled>) {
+        self.enricher.explain(policy, compiled.clone());
+        self.policies.insert(policy, compiled);
     }
 
     /// Something about the agent itself that belongs into the stream.
@@ -118,7 +126,7 @@ impl<W: Write> Pipeline<W> {
     }
 
     fn read(&mut self, respond: &mut impl FnMut(&Record)) -> bool {
-        let Self { rings, merge, compiled, delivered, .. } = self;
+        let Self { rings, merge, policies, delivered, .. } = self;
         let mut more = true;
         for _ in 0..BATCH {
             if merge.is_full() {
@@ -129,7 +137,7 @@ impl<W: Write> Pipeline<W> {
                 break;
             };
             delivered.violations += 1;
-            answer(&bytes, merge, compiled, respond);
+            answer(&bytes, merge, policies, respond);
         }
         for _ in 0..BATCH {
             if merge.is_full() {
@@ -139,7 +147,7 @@ impl<W: Write> Pipeline<W> {
             delivered.events += 1;
             // Allowed by the kernel: only what it judged by a string can still be a violation.
             if decode::flags(&bytes).is_some_and(|bits| bits & flags::ARGUMENT != 0) {
-                answer(&bytes, merge, compiled, respond);
+                answer(&bytes, merge, policies, respond);
             } else {
                 merge.push(&bytes);
             }
@@ -177,7 +185,7 @@ impl<W: Write> Pipeline<W> {
             urgent |= event.is_alert();
             sinks.recording.write(&event);
             sinks.terminal.event(&event);
-            sinks.summary.event(&event);
+            sinks.audience.event(&event);
         }
         if urgent {
             sinks.recording.flush();
@@ -217,7 +225,7 @@ impl<W: Write> Pipeline<W> {
         mut self,
         respond: &mut impl FnMut(&Record),
         counters: impl FnOnce() -> Result<Counters, E>,
-    ) -> Result<(Sinks<W>, Totals), E> {
+    ) -> Result<(Sinks<W, A>, Totals), E> {
         while self.read(respond) {
             self.pass_on(clock::boot_ns(), respond);
         }
@@ -241,10 +249,16 @@ impl<W: Write> Pipeline<W> {
 }
 
 /// Answers a record and puts it, as it was judged in the end, among those that wait.
-fn answer(bytes: &[u8], merge: &mut Merge, compiled: &Compiled, respond: &mut impl FnMut(&Record)) {
+fn answer(
+    bytes: &[u8],
+    merge: &mut Merge,
+    policies: &HashMap<u32, Arc<Compiled>>,
+    respond: &mut impl FnMut(&Record),
+) {
     // What cannot be decoded is counted when its turn comes.
     let Ok(decoded) = decode::decode(bytes) else { return merge.push(bytes) };
-    let Some(judged) = argument::rejudge(&decoded, compiled) else {
+    let policy = policies.get(&decoded.record.policy);
+    let Some(judged) = policy.and_then(|policy| argument::rejudge(&decoded, policy)) else {
         respond(&decoded.record);
         return merge.push(bytes);
     };

@@ -141,16 +141,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
     give_memory_back();
     let server = start(arguments, &account, &signals, tree, &mut kernel, instance, slot)?;
-    let compiled = Arc::new(compiled);
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
-    enricher.explain(POLICY, compiled.clone());
     enricher.veil(veil);
     let interactive = io::stderr().is_terminal();
     let terminal = Terminal::new(Stderr::new(), interactive && !colour_refused());
     let terminal = terminal.with_checkpoints(!interactive);
-    let sinks = Sinks { recording, terminal, summary: Summary::default(), account };
-    let pipeline = Pipeline::new(rings, enricher, compiled, sinks);
+    let sinks = Sinks { recording, terminal, audience: Summary::default(), account };
+    let mut pipeline = Pipeline::new(rings, enricher, sinks);
+    pipeline.explain(POLICY, Arc::new(compiled));
     let name = loaded.server;
     Run { server, pipeline, signals, kernel, instance, name, sentenced: false }.watch(is_root)
 }

@@ -155,7 +155,16 @@ fn key(event: &Event, observed: &Observed, violation: &Violation) -> Key {
             violation.observed_only,
             decision.reason,
         ),
-        deed: Some((observed.process.image.exe.clone(), subject(&event.body))),
+        deed: Some((observed.process.image.exe.clone(), deed_subject(event, violation))),
+    }
+}
+
+/// What makes deeds of a program the same. The environments of many processes are one: a single
+/// `ps` opens them all.
+fn deed_subject(event: &Event, violation: &Violation) -> Bytes {
+    match violation.category {
+        Category::EnvSecret => Bytes::default(),
+        _ => subject(&event.body),
     }
 }
 
@@ -377,6 +386,7 @@ fn ground(violation: &Violation) -> String {
         reason::SET => format!("it is in the set {}{rule}", set::NAMES[usize::from(decision.set)]),
         reason::DENY => format!("a deny rule names it{rule}"),
         reason::BOUND => "it exceeds a bound, so nothing could be matched".to_owned(),
+        reason::ARGUMENTS => format!("no rule names these arguments of the program{rule}"),
         reason::DOOMED => "the server has been sentenced already".to_owned(),
         _ => format!("no rule allows this {}{rule}", access_word(decision.access)),
     }

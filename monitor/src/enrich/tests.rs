@@ -19,7 +19,9 @@ struct Echo;
 impl Explain for Echo {
     fn blame(&self, subject: Subject<'_>, decision: Decision) -> Option<Rule> {
         let text = match subject {
-            Subject::Path(path) => String::from_utf8_lossy(path).into_owned(),
+            Subject::Path(path) | Subject::Program { path, .. } => {
+                String::from_utf8_lossy(path).into_owned()
+            }
             Subject::Address { address, port, protocol } => {
                 format!("{}:{port}/{protocol}", std::net::Ipv6Addr::from(address))
             }
@@ -209,6 +211,24 @@ fn a_run_through_many_files_is_counted_together() {
         "{}",
         last.why
     );
+}
+
+#[test]
+fn a_ps_over_all_environments_is_one_deed() {
+    let mut enricher = enricher();
+    let mut alerts = Vec::new();
+    for pid in 0..300_u64 {
+        let mut record = denied(kind::OPEN, pid);
+        record.decision.reason = reason::SET;
+        record.decision.set = set::PROCESSES as u8;
+        let path = format!("/proc/{pid}/environ");
+        let out = feed(&mut enricher, record, path.as_bytes(), b"");
+        alerts.extend(out.into_iter().filter(Event::is_alert));
+    }
+    enricher.finish(20_000, &mut alerts);
+    let counts: Vec<u64> = alerts.iter().map(|event| alert(event).count).collect();
+    assert_eq!(counts, [1, 299]);
+    assert!(alert(&alerts[1]).why.ends_with("(299 times)"), "{}", alert(&alerts[1]).why);
 }
 
 #[test]

@@ -166,13 +166,23 @@ pub(super) const ANSWERED: [&str; 4] = ["none", "denied", "killed", "denied+kill
 const _: () = assert!(enforced::DENIED_AND_KILLED as usize == ANSWERED.len() - 1);
 
 /// Words for [`reason`], by number.
-pub(super) const REASONS: [&str; 9] =
-    ["listed", "unlisted", "deny", "allow_secret", "set", "bound", "doomed", "launch", "detector"];
+pub(super) const REASONS: [&str; 10] = [
+    "listed",
+    "unlisted",
+    "deny",
+    "allow_secret",
+    "set",
+    "bound",
+    "doomed",
+    "launch",
+    "arguments",
+    "detector",
+];
 const _: () = assert!(reason::DETECTOR as usize == REASONS.len() - 1);
 
 /// Words for those [`flags`] that stand in the line's `flags` list, by bit number; empty where a
 /// field of its own says it.
-pub(super) const FLAGS: [&str; 14] = [
+pub(super) const FLAGS: [&str; 15] = [
     "",
     "argv_truncated",
     "detached",
@@ -187,8 +197,9 @@ pub(super) const FLAGS: [&str; 14] = [
     "unreadable",
     "check",
     "foreign",
+    "named_arguments",
 ];
-const _: () = assert!(flags::FOREIGN == 1 << (FLAGS.len() - 1));
+const _: () = assert!(flags::NAMED_ARGUMENTS == 1 << (FLAGS.len() - 1));
 
 /// Those [`flags`] that are fields of their own when set.
 pub(super) const FLAG_FIELDS: [(u32, &str); 2] =

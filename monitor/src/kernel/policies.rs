@@ -39,6 +39,8 @@ pub struct Parts<'a> {
     pub policy: &'a Policy,
     /// At most [`monitor_common::policy::TABLES`] automata; those without rows are absent.
     pub tables: &'a [Automaton],
+    /// Programs with their arguments.
+    pub arguments: Option<&'a Automaton>,
     /// Bits of the address prefix, address, port rules.
     pub addresses: &'a [(u8, [u8; 16], AddressRules)],
 }
@@ -119,7 +121,8 @@ impl Policies {
         installed: &mut Installed,
     ) -> Result<(), KernelError> {
         let mut policy = Policy { id, network: id, ..*parts.policy };
-        for (place, table) in policy.tables.iter_mut().zip(parts.tables) {
+        let arguments = parts.arguments.map(|table| (&mut policy.arguments, table));
+        for (place, table) in policy.tables.iter_mut().zip(parts.tables).chain(arguments) {
             *place = self.table(table)?;
             if place.base != 0 {
                 installed.digests.push(table.digest);

@@ -5,3 +5,9 @@ pub mod recording;
 pub mod stderr;
 pub mod summary;
 pub mod terminal;
+
+/// Looks at every event of a stream, in its order.
+pub trait Audience {
+    /// Takes an event.
+    fn event(&mut self, event: &crate::event::Event);
+}

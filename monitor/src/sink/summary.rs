@@ -9,7 +9,7 @@ use std::{
 
 use monitor_common::record::{did, enforced, flags};
 
-use super::recording::Totals;
+use super::{Audience, recording::Totals};
 use crate::{
     enrich::{contact_text, subject},
     event::{Body, Enforced, Event, Shown, printable},
@@ -52,9 +52,8 @@ struct Files {
     full: bool,
 }
 
-impl Summary {
-    /// Takes an event.
-    pub fn event(&mut self, event: &Event) {
+impl Audience for Summary {
+    fn event(&mut self, event: &Event) {
         self.events += 1;
         match &event.body {
             Body::Loss(loss) => self.lost.add(loss.reason.as_bytes(), loss.count),
@@ -77,7 +76,9 @@ impl Summary {
             _ => self.observed(event),
         }
     }
+}
 
+impl Summary {
     fn observed(&mut self, event: &Event) {
         let Some(observed) = &event.observed else { return };
         self.first_ns.get_or_insert(event.boot_ns);

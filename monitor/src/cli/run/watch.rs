@@ -15,7 +15,7 @@ use crate::{
     launch::{Ended, Server, signals::Signals},
     pipeline::{self, Pipeline, Sinks},
     respond::{self, Answer},
-    sink::{recording::Totals, stderr::Stderr},
+    sink::{recording::Totals, stderr::Stderr, summary::Summary},
 };
 
 /// Longest time without a look at the ordinary ring, while it fills and while it does not.
@@ -36,7 +36,7 @@ pub struct Run {
     /// The server.
     pub server: Server,
     /// From rings to sinks.
-    pub pipeline: Pipeline<Stderr>,
+    pub pipeline: Pipeline<Stderr, Summary>,
     /// The monitor's signals.
     pub signals: Signals,
     /// The kernel programs.
@@ -179,9 +179,9 @@ fn wait(epoll: &Epoll, patience: Duration) -> io::Result<()> {
     }
 }
 
-fn summarise(mut sinks: Sinks<Stderr>, server: &str, totals: &Totals) {
+fn summarise(mut sinks: Sinks<Stderr, Summary>, server: &str, totals: &Totals) {
     let mut text = Vec::new();
-    if sinks.summary.write(&mut text, server, Some(totals)).is_ok() {
+    if sinks.audience.write(&mut text, server, Some(totals)).is_ok() {
         let out = sinks.terminal.out();
         // Holds the text for a slow reader, and never fails.
         let _ = out.write_all(&text);
