@@ -33,6 +33,10 @@ pub use limits::{
     parameter, parse_duration,
 };
 
+/// Version of what is counted and how: recordings name it, so that those made before detectors
+/// replay as they were.
+pub const GENERATION: u32 = 1;
+
 /// Instances whose state is kept; beyond them that of the one that was quiet longest is given up.
 const INSTANCES_MAX: usize = 1024;
 

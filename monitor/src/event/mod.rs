@@ -367,9 +367,17 @@ pub struct PolicyText {
     pub sources: Vec<SourceText>,
     /// Variables and their values (byte text).
     pub bindings: BTreeMap<String, String>,
+    /// [`crate::detect::GENERATION`] of the detectors at work; 0 and left out when there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub detectors: u32,
     /// What else of the machine went into it; missing in recordings that cannot be replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub world: Option<World>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What rules take from the machine they are loaded on, besides their text.

@@ -1,10 +1,11 @@
-//! Findings of detectors under the recorded rules and under others. A finding rests on many events,
-//! so they are not compared one by one: of each detector of a server, what both find.
+//! Findings of detectors under the recorded rules and under others, both as in enforce mode: what
+//! they deny has not happened. A finding rests on many events, so they are not compared one by one:
+//! of each detector of a server, what both find.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use monitor_common::{
-    policy::{mode, verdict},
+    policy::{Decision, verdict},
     record::enforced,
 };
 
@@ -12,7 +13,7 @@ use super::Rules;
 use crate::{
     detect::{Detectors, Limits},
     enrich::finding_violation,
-    event::{Body, Bytes, Category, Enforced, Event, Rule, Violation},
+    event::{Bytes, Category, Enforced, Event, Rule, Violation},
     judge,
 };
 
@@ -37,7 +38,8 @@ pub(super) struct First {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Findings {
-    other: Detectors,
+    /// Of the recorded rules, of the other ones.
+    detectors: [Detectors; 2],
     /// By server and category: of the recorded rules, of the other ones.
     pub found: BTreeMap<(String, &'static str), [Tally; 2]>,
 }
@@ -45,34 +47,31 @@ pub(super) struct Findings {
 impl Findings {
     /// Another run: its instances are others.
     pub fn clear(&mut self) {
-        self.other = Detectors::default();
+        self.detectors = Default::default();
     }
 
-    /// Takes an alert of the recorded rules, if it is a finding.
-    pub fn recorded(&mut self, alert: &Event) {
-        if let (Body::Alert(body), Some(violation)) = (&alert.body, &alert.violation)
-            && body.finding.is_some()
-        {
-            self.add(0, alert, violation, body.subject.clone());
-        }
+    /// Lets the detectors of both rules see an event, with the verdict of theirs on it.
+    pub fn observe(&mut self, event: &mut Event, recorded: &Rules, other: &Rules) {
+        let violation = event.violation.take();
+        self.observe_under(0, event, recorded);
+        self.observe_under(1, event, other);
+        event.violation = violation;
     }
 
-    /// Lets the other rules' detectors see an event as they would have: with their verdict on it.
-    pub fn observe(&mut self, event: &mut Event, rules: &Rules) {
+    fn observe_under(&mut self, side: usize, event: &mut Event, rules: &Rules) {
         let policy = event.observed.as_ref().map_or(0, |observed| observed.policy);
-        if !self.other.knows(policy) {
+        let detectors = &mut self.detectors[side];
+        if !detectors.knows(policy) {
             // All is counted here: no kernel program does it.
             let limits = Limits { enforce: false, ..Limits::clone(&rules.limits) };
-            self.other.learn(policy, Arc::new(limits));
+            detectors.learn(policy, Arc::new(limits));
         }
-        let would_be = would_be(event, rules);
-        let recorded = std::mem::replace(&mut event.violation, would_be);
-        let found = self.other.observe(event, &|path| judge::is_runtime(event, path, &**rules));
+        event.violation = would_be(event, judge::judge(event, rules));
+        let found = detectors.observe(event, &|path| judge::is_runtime(event, path, &**rules));
         for found in found {
             let violation = finding_violation(&found, &rules.limits);
-            self.add(1, event, &violation, found.subject.clone());
+            self.add(side, event, &violation, found.subject.clone());
         }
-        event.violation = recorded;
     }
 
     fn add(&mut self, side: usize, event: &Event, violation: &Violation, subject: Bytes) {
@@ -91,14 +90,12 @@ impl Findings {
     }
 }
 
-fn would_be(event: &Event, rules: &Rules) -> Option<Box<Violation>> {
-    let decision = judge::judge(event, rules);
-    let observed_only = rules.policy.mode == mode::OBSERVE;
-    let refused = decision.verdict >= verdict::DENY && !observed_only;
+fn would_be(event: &Event, decision: Decision) -> Option<Box<Violation>> {
+    let refused = decision.verdict >= verdict::DENY;
     (decision.verdict > verdict::ALLOW).then(|| {
         Box::new(Violation {
             decision,
-            observed_only,
+            observed_only: false,
             category: Category::of(&event.body, decision),
             rule: None,
             enforced: if refused { Enforced::Kernel } else { Enforced::None },

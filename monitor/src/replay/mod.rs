@@ -242,7 +242,7 @@ impl Replay {
                 let decision = judge::judge(&event, &pair.recorded);
                 if let Some(other) = &pair.other {
                     self.differences.compare(&event, decision, &pair.recorded, other);
-                    self.findings.observe(&mut event, other);
+                    self.findings.observe(&mut event, &pair.recorded, other);
                 }
                 let decision = by_kernel_count(&event, decision, &pair.recorded);
                 self.counts.judge(&mut event, decision, pair, place);
@@ -292,7 +292,6 @@ impl Replay {
     fn hand_on(&mut self, on_alert: &mut dyn FnMut(&Event)) {
         for event in self.out.drain(..).filter(Event::is_alert) {
             self.counts.alerts += 1;
-            self.findings.recorded(&event);
             on_alert(&event);
             if self.options.is_whole() {
                 self.replayed.push_back(event);

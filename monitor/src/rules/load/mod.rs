@@ -21,7 +21,7 @@ use super::{
     source::Origin,
 };
 use crate::{
-    detect::Limits,
+    detect::{GENERATION, Limits},
     event::{PolicyText, SourceText, World},
 };
 
@@ -197,6 +197,9 @@ pub fn load_recorded(
     };
     let mut loaded = load(&search, Some(&recorded.server), &bindings)?;
     if instead.is_none() {
+        if recorded.detectors == 0 {
+            loaded.limits.verdicts = [verdict::ALLOW; detector::COUNT];
+        }
         loaded.mode = if recorded.mode == "enforce" { Mode::Enforce } else { Mode::Observe };
     }
     Ok(Some(loaded))
@@ -285,6 +288,7 @@ impl Loaded {
             mode: self.mode.to_string(),
             sources: self.sources.iter().map(source).collect(),
             bindings: self.bindings.clone(),
+            detectors: GENERATION,
             world: Some(self.world.clone()),
         }
     }
