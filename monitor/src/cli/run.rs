@@ -24,8 +24,9 @@ use super::rule_options::is_directory;
 use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, Privacy, Veil},
-    kernel::{Backend, Kernel, KernelError, Options, Slot},
+    kernel::{Backend, Kernel, KernelError, Options},
     launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
+    names::Service,
     pipeline::{Pipeline, Sinks},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
     segment::{Header, key},
@@ -119,6 +120,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     check_privileges()?;
     let signals = Signals::block().context("cannot take over signals")?;
     let mut kernel = load_kernel(arguments, loaded.mode)?;
+    if compiled.names_hosts() {
+        kernel.attach_dns()?;
+    }
     let (instance, cgroup) = Cgroup::create(random)?;
     let options = RecordingOptions {
         privacy: arguments.privacy,
@@ -132,6 +136,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let recording = open_recording(arguments, &account, policy, &kernel, options, key)?;
     let slot = kernel.install(POLICY, &compiled)?;
     label(&mut kernel, &compiled)?;
+    let compiled = Arc::new(compiled);
+    let names = compiled
+        .names_hosts()
+        .then(|| Service::start(&mut kernel, instance, POLICY, slot, compiled.clone()));
 
     if let Some(signal) = signals.asked_to_end()? {
         return Ok(Ended::Killed(signal).exit_code());
@@ -140,7 +148,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let (rings, tags) = (kernel.take_rings()?, kernel.take_tags()?);
     let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
     give_memory_back();
-    let server = start(arguments, &account, &signals, tree, &mut kernel, instance, slot)?;
+    let resolver = names.as_ref().map_or(0, Service::port);
+    let bind = |kernel: &mut Kernel| {
+        kernel.bind(instance, slot)?;
+        kernel.answer_dns(instance, resolver);
+        Ok(())
+    };
+    let server = start(arguments, &account, &signals, tree, &mut kernel, instance, bind)?;
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
     enricher.veil(veil);
@@ -149,9 +163,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let terminal = terminal.with_checkpoints(!interactive);
     let sinks = Sinks { recording, terminal, audience: Summary::default(), account };
     let mut pipeline = Pipeline::new(rings, enricher, sinks);
-    pipeline.explain(POLICY, Arc::new(compiled));
+    pipeline.explain(POLICY, compiled);
     let name = loaded.server;
-    Run { server, pipeline, signals, kernel, instance, name, sentenced: false }.watch(is_root)
+    Run { server, pipeline, signals, kernel, names, instance, name, sentenced: false }
+        .watch(is_root)
 }
 
 /// What compiling rules and loading kernel programs took and freed goes back to the kernel: the C
@@ -278,12 +293,12 @@ fn start(
     tree: Tree,
     kernel: &mut Kernel,
     instance: u32,
-    slot: Slot,
+    bind: impl FnOnce(&mut Kernel) -> Result<(), KernelError>,
 ) -> anyhow::Result<Server> {
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.context("cannot open /dev/null")?;
     let put_under_watch = |child: nix::unistd::Pid| {
-        kernel.bind(instance, slot)?;
+        bind(kernel)?;
         kernel.tag(child.as_raw() as u32, instance)
     };
     let inherited = signals.inherited();

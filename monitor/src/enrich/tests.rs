@@ -25,6 +25,7 @@ impl Explain for Echo {
             Subject::Address { address, port, protocol } => {
                 format!("{}:{port}/{protocol}", std::net::Ipv6Addr::from(address))
             }
+            Subject::Host { name, .. } => name.to_owned(),
         };
         let named = decision.reason != reason::BOUND && !text.ends_with("unnamed");
         let (file, list) = ("rules.toml".to_owned(), "files.deny".to_owned());
@@ -37,6 +38,10 @@ impl Explain for Echo {
 
     fn is_runtime(&self, _path: &[u8]) -> bool {
         false
+    }
+
+    fn classify_host(&self, _: &str, _: [u8; 16], _: u16, _: u8) -> u32 {
+        0
     }
 }
 

@@ -48,9 +48,13 @@ pub enum Category {
     ConnectBurst,
     /// Something secret read, then something sent.
     Exfiltration,
+    /// Asking for a host outside the rules.
+    Resolve,
+    /// A host name that leads to a private address.
+    Rebinding,
 }
 
-const CATEGORIES: [(Category, &str); 19] = [
+const CATEGORIES: [(Category, &str); 21] = [
     (Category::FileRead, "file_read"),
     (Category::FileWrite, "file_write"),
     (Category::Exec, "exec"),
@@ -70,6 +74,8 @@ const CATEGORIES: [(Category, &str); 19] = [
     (Category::ExecBurst, "exec_burst"),
     (Category::ConnectBurst, "connect_burst"),
     (Category::Exfiltration, "exfiltration"),
+    (Category::Resolve, "resolve"),
+    (Category::Rebinding, "rebinding"),
 ];
 
 impl Category {
@@ -94,6 +100,8 @@ impl Category {
         }
         match (body, access.trailing_zeros()) {
             (Body::Process { .. }, _) => Self::Process,
+            (Body::Resolve(_), _) if reason == reason::REBINDING => Self::Rebinding,
+            (Body::Resolve(_), _) => Self::Resolve,
             (Body::Bpf { .. } | Body::Namespace | Body::IoUring | Body::Mount { .. }, _) => {
                 Self::Escape
             }
@@ -166,7 +174,7 @@ pub(super) const ANSWERED: [&str; 4] = ["none", "denied", "killed", "denied+kill
 const _: () = assert!(enforced::DENIED_AND_KILLED as usize == ANSWERED.len() - 1);
 
 /// Words for [`reason`], by number.
-pub(super) const REASONS: [&str; 10] = [
+pub(super) const REASONS: [&str; 11] = [
     "listed",
     "unlisted",
     "deny",
@@ -176,6 +184,7 @@ pub(super) const REASONS: [&str; 10] = [
     "doomed",
     "launch",
     "arguments",
+    "rebinding",
     "detector",
 ];
 const _: () = assert!(reason::DETECTOR as usize == REASONS.len() - 1);

@@ -70,14 +70,21 @@ impl Alerts {
         recent: &Recent,
         budget: &mut Budget,
     ) {
-        let (Some(observed), Some(violation)) = (&event.observed, &event.violation) else { return };
+        let Some(violation) = &event.violation else { return };
+        // Of questions to the agent the process is not known.
+        let process = event.observed.as_ref().map(|observed| &observed.process);
+        let actor = Actor {
+            tgid: process.map_or(0, |process| process.tgid),
+            start_ns: process.map_or(0, |process| process.start_ns),
+            exe: process.map(|process| process.image.exe.clone()).unwrap_or_default(),
+        };
         // What a detector has counted is one violation.
         let count = if alert.finding.is_some() { 1 } else { alert.count };
         *self.violations.entry(violation.category.name()).or_default() += count;
         let key = Key {
             category: violation.category,
             verdict: (violation.decision.verdict, violation.observed_only, effect(event)),
-            exe: observed.process.image.exe.clone(),
+            exe: actor.exe.clone(),
             event: alert.event.clone(),
             subject: alert.subject.clone(),
         };
@@ -91,19 +98,12 @@ impl Alerts {
             return;
         }
         let told = self.told.entry(violation.category).or_default();
-        if *told >= ALERTS_MAX
-            || !budget.take(size(alert) + 2 * observed.process.image.exe.as_bytes().len())
-        {
+        if *told >= ALERTS_MAX || !budget.take(size(alert) + 2 * actor.exe.as_bytes().len()) {
             self.more += 1;
             return;
         }
         *told += 1;
         self.index.insert(key, self.items.len());
-        let actor = Actor {
-            tgid: observed.process.tgid,
-            start_ns: observed.process.start_ns,
-            exe: observed.process.image.exe.clone(),
-        };
         let evidence = evidence.collect();
         self.items.push(AlertText { count, ..text(event, alert, violation, actor, evidence) });
     }
@@ -167,6 +167,7 @@ fn level(violation: &Violation, effect: Effect) -> Level {
         | Category::Escape
         | Category::Process
         | Category::Metadata
+        | Category::Rebinding
         | Category::MassWrite
         | Category::Exfiltration => true,
         Category::FileRead
@@ -176,6 +177,7 @@ fn level(violation: &Violation, effect: Effect) -> Level {
         | Category::Listen
         | Category::Unix
         | Category::Sensitive
+        | Category::Resolve
         | Category::MassRead
         | Category::ExecBurst
         | Category::ConnectBurst => false,

@@ -14,7 +14,7 @@ use monitor_common::policy::{Label, access, class, detector, set, verdict};
 
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
-    address::Destination,
+    address::{Destination, NamedDestination},
     parse::{self, Document},
     pattern::{self, Pattern, Piece},
     search::is_name,
@@ -96,6 +96,15 @@ pub(in crate::rules) struct AddressRule {
     pub origin: Arc<Origin>,
 }
 
+/// A host and what it means.
+#[derive(Clone, Debug)]
+pub(in crate::rules) struct NameRule {
+    pub destination: NamedDestination,
+    /// Bits of [`class`].
+    pub class: u32,
+    pub origin: Arc<Origin>,
+}
+
 /// The rules of one server.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -129,6 +138,7 @@ pub struct Loaded {
     pub(in crate::rules) paths: Vec<PathRule>,
     pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
+    pub(in crate::rules) names: Vec<NameRule>,
     pub(in crate::rules) labels: Vec<(PathBuf, Label)>,
     pub(in crate::rules) loaders: Vec<Pattern>,
 }
@@ -169,6 +179,7 @@ pub fn load(
     if let Some(source) = source {
         loader.document(&source)?;
     }
+    loader.names()?;
     let sets = loader.sets()?;
     loader.rules();
     loader.into_loaded(server, is_default, &sets)

@@ -153,8 +153,19 @@ fn findings_name_the_place_and_what_to_write() {
              name begins with @ is written with its directory]",
         ),
         (
-            "[network]\nconnect = [\"api.github.com:443\"]",
-            "4:12: host names are not supported yet [write its addresses, or public:443]",
+            "[network]\nconnect = [\"api.*:443\"]",
+            "4:12: a wildcard covers whoever registers a name: a plain label stands last [write \
+             *.example.com]",
+        ),
+        (
+            "[network]\ndeny = [\"api.github.com\"]",
+            "4:9: a host cannot be refused by its name: whoever knows its address need not ask \
+             [write its addresses, or leave it out of network.connect]",
+        ),
+        (
+            "[network]\nlisten = [\"api.github.com:443\"]",
+            "4:11: a host name says where to connect to, not where to listen [write an address of \
+             this machine]",
         ),
         (
             "[network]\nconnect = [\"localhost:80\"]",
