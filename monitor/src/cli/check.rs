@@ -140,7 +140,7 @@ fn policy_text(
     )?;
     if !loaded.open.is_empty() {
         let names: Vec<String> = loaded.open.iter().map(|name| format!("${{{name}}}")).collect();
-        writeln!(out, "  left out without a command (-- COMMAND ARGS): {}", names.join(", "))?;
+        writeln!(out, "  left out without a value (-- COMMAND ARGS): {}", names.join(", "))?;
     }
     for pattern in loaded.resolved() {
         let (file, line) = (pattern.file, pattern.line);

@@ -184,6 +184,11 @@ fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loade
     for warning in &loaded.warnings {
         say(&warning.to_string());
     }
+    if !loaded.open.is_empty() {
+        let names: Vec<String> = loaded.open.iter().map(|name| format!("${{{name}}}")).collect();
+        let names = names.join(", ");
+        say(&format!("what the rules allow by {names} is left out: this start gives no value"));
+    }
     if let (true, Some(server)) = (loaded.is_default, &arguments.server) {
         if matches!(arguments.mode, Some(ModeArgument::Enforce)) {
             bail!(

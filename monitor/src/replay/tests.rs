@@ -111,7 +111,8 @@ impl Host {
     fn walks(&mut self, folder: &str, files: u32) {
         for number in 0..files {
             let mut open = self.record(kind::OPEN, 10);
-            (open.inode_mode, open.inode.ino) = (0o100_644, u64::from(number) + 1);
+            (open.inode_mode, open.nlink) = (0o100_644, 1);
+            open.inode.ino = u64::from(number) + 1;
             self.happens(open, &format!("{folder}/{number}"), "");
             self.waits(1_000_000);
         }

@@ -214,6 +214,11 @@ impl AddressError {
     }
 }
 
+/// The variable that an entry is, when it is one.
+pub fn variable(text: &str) -> Option<&str> {
+    text.strip_prefix("${")?.strip_suffix('}').filter(|name| !name.contains('}'))
+}
+
 /// Parses an entry.
 pub fn parse(text: &str, purpose: Purpose) -> Result<Target, AddressError> {
     let (text, protocols) = split_protocol(text, purpose)?;

@@ -108,7 +108,8 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, RuleError> {
     })
 }
 
-fn policy(loaded: &Loaded) -> Policy {
+/// What the policy says beside its tables.
+pub(super) fn policy(loaded: &Loaded) -> Policy {
     let mut policy = Policy {
         record: loaded.record,
         mode: match loaded.mode {

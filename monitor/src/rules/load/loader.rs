@@ -283,12 +283,12 @@ impl<'a> Loader<'a> {
         for alternative in alternatives {
             match self.variables.expand(&alternative, scope) {
                 Ok(values) => all.extend(values),
-                Err(VariableError::Missing(name)) if !self.started => {
+                // An allow that says nothing allows nothing; a refusal must say something.
+                Err(VariableError::Missing(name)) if !self.started || !must => {
                     self.open.insert(name);
                 }
                 Err(error) => {
-                    // An allow that says nothing allows nothing; a refusal must say something.
-                    let harmless = matches!(error, VariableError::Missing(_)) && !must;
+                    let harmless = error.is_by_chance() && !must;
                     let severity = if harmless { Severity::Warning } else { Severity::Error };
                     self.finding(severity, origin, error.to_string(), error.help());
                 }
@@ -318,7 +318,21 @@ impl<'a> Loader<'a> {
     }
 
     fn address(&mut self, origin: &Arc<Origin>, class: u32, purpose: Purpose) {
-        match address::parse(&origin.written, purpose) {
+        let Some(name) = address::variable(&origin.written) else {
+            return self.destination(origin, &origin.written, class, purpose);
+        };
+        let restricts = purpose == Purpose::Refuse;
+        match self.variables.destinations(name) {
+            Ok(all) => all.iter().for_each(|text| self.destination(origin, text, class, purpose)),
+            Err(VariableError::Missing(name)) if !self.started || !restricts => {
+                self.open.insert(name);
+            }
+            Err(error) => self.finding(Severity::Error, origin, error.to_string(), error.help()),
+        }
+    }
+
+    fn destination(&mut self, origin: &Arc<Origin>, text: &str, class: u32, purpose: Purpose) {
+        match address::parse(text, purpose) {
             Ok(Target::Addresses(destination)) => {
                 self.addresses.push(AddressRule { destination, class, origin: origin.clone() });
             }

@@ -278,10 +278,11 @@ fn includes_are_found_once_and_circles_are_named() {
 }
 
 #[test]
-fn an_allow_without_value_is_dropped_with_a_warning() {
+fn an_allow_without_value_is_left_out_and_named() {
     let fixture = Fixture::new().server("[files]\nread = [\"${OPT:--db}/**\", \"/a\"]");
     let loaded = fixture.load().unwrap();
-    assert_eq!(loaded.warnings.len(), 1);
+    assert_eq!(loaded.warnings, []);
+    assert!(loaded.open.contains("OPT:--db"));
     let compiled = compile(&loaded).unwrap();
     assert_eq!(compiled.classify_path(b"/a"), class::READ);
     assert_eq!(compiled.classify_path(b"/b"), 0);

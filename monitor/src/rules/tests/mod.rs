@@ -4,6 +4,7 @@ mod arguments;
 mod destinations;
 mod limits;
 mod messages;
+mod packs;
 mod properties;
 mod sets;
 mod tables;
