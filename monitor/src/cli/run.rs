@@ -25,7 +25,10 @@ use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, Privacy, Veil},
     kernel::{Backend, Kernel, KernelError, Options, Slot},
-    launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
+    launch::{
+        self, Account, Cgroup, Ended, Environment, LaunchError, Program, Server, Tree,
+        signals::Signals,
+    },
     pipeline::{Pipeline, Sinks},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
     segment::{Header, key},
@@ -120,6 +123,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let signals = Signals::block().context("cannot take over signals")?;
     let mut kernel = load_kernel(arguments, loaded.mode)?;
     let (instance, cgroup) = Cgroup::create(random)?;
+    cgroup.limit(&loaded.resources)?;
     let options = RecordingOptions {
         privacy: arguments.privacy,
         sync: arguments.sync,
@@ -140,7 +144,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let (rings, tags) = (kernel.take_rings()?, kernel.take_tags()?);
     let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
     give_memory_back();
-    let server = start(arguments, &account, &signals, tree, &mut kernel, instance, slot)?;
+    let environment =
+        Environment::new(std::env::vars_os(), &loaded.pass, loaded.mode == Mode::Enforce);
+    let program = Program {
+        command: &arguments.command,
+        environment: &environment,
+        account: &account,
+        inherited: signals.inherited(),
+    };
+    let server = start(program, tree, &mut kernel, instance, slot)?;
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
     enricher.veil(veil);
@@ -150,6 +162,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let sinks = Sinks { recording, terminal, audience: Summary::default(), account };
     let mut pipeline = Pipeline::new(rings, enricher, sinks);
     pipeline.explain(POLICY, Arc::new(compiled));
+    if let Some(message) = environment.message() {
+        pipeline.agent(instance, "environment", &message);
+    }
     let name = loaded.server;
     Run { server, pipeline, signals, kernel, instance, name, sentenced: false }.watch(is_root)
 }
@@ -272,9 +287,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 fn start(
-    arguments: &Arguments,
-    account: &Account,
-    signals: &Signals,
+    program: Program<'_>,
     tree: Tree,
     kernel: &mut Kernel,
     instance: u32,
@@ -286,8 +299,7 @@ fn start(
         kernel.bind(instance, slot)?;
         kernel.tag(child.as_raw() as u32, instance)
     };
-    let inherited = signals.inherited();
-    let server = launch::start(&arguments.command, account, inherited, tree, put_under_watch)?;
+    let server = launch::start(program, tree, put_under_watch)?;
     launch::let_go_of_streams(&null)?;
     Ok(server)
 }

@@ -31,7 +31,7 @@ pub use blame::{RuleRef, Subject};
 pub use compile::{Automaton, Compiled, compile};
 pub use error::{Finding, RuleError, Severity};
 pub use explain::{Explanation, resolved_path};
-pub use load::{DEFAULT, Loaded, Mode, ResolvedPattern, audit, load, load_recorded};
+pub use load::{DEFAULT, Loaded, Mode, ResolvedPattern, Resources, audit, load, load_recorded};
 pub use parse::{Document, SCHEMA, parse_server};
 pub use search::SearchPath;
 pub use source::{Source, SourceKind};

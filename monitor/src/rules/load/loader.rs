@@ -17,7 +17,7 @@ use super::{
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, PathRule, VectorRule, set_of,
+    AddressRule, Loaded, Mode, PathRule, Resources, VectorRule, set_of,
 };
 
 pub struct Loader<'a> {
@@ -321,6 +321,12 @@ impl<'a> Loader<'a> {
             mode: Mode::Observe,
             sources: sources.chain(sets.iter().map(|set| set.source.clone())).collect(),
             bindings: used,
+            pass: self
+                .documents
+                .iter()
+                .flat_map(|document| document.pass.iter().map(|name| name.text.clone()))
+                .collect(),
+            resources: self.documents.first().map_or_else(Resources::default, |d| d.resources),
             warnings: self.findings,
             open: self.open,
             record: RECORD_ALL,

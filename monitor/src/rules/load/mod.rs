@@ -42,6 +42,17 @@ impl std::fmt::Display for Mode {
     }
 }
 
+/// `[resources]`: what the instance's cgroup may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Time of processors, in percent of one.
+    pub cpu: Option<u64>,
+}
+
 /// A pattern and what it means.
 #[derive(Clone, Debug)]
 pub(in crate::rules) struct PathRule {
@@ -109,6 +120,10 @@ pub struct Loaded {
     /// What the machine has put into the rules: with it and the texts they can be loaded anywhere,
     /// see [`Bindings::of_world`].
     pub world: World,
+    /// `[env] pass`: variables that the server is given although they look like secrets.
+    pub pass: BTreeSet<String>,
+    /// What its cgroup may use.
+    pub resources: Resources,
     /// What may not be as meant.
     pub warnings: Vec<Finding>,
     /// Variables without a value because no command is known: what they allow is left out.

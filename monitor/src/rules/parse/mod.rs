@@ -5,6 +5,7 @@
 //! is refused by name: a rule that is silently ignored protects nobody.
 
 mod keys;
+mod process;
 mod reader;
 mod sections;
 
@@ -17,7 +18,7 @@ use reader::Reader;
 pub(super) use sections::RECORD_ALL;
 
 use super::{
-    Finding, Mode, Severity, Source, SourceKind, address,
+    Finding, Mode, Resources, Severity, Source, SourceKind, address,
     pattern::{alternatives, pieces},
 };
 
@@ -58,6 +59,9 @@ pub struct Document {
     pub(super) include: Vec<Entry>,
     pub(super) lists: Vec<(&'static List, Entry)>,
     pub(super) programs: Vec<Program>,
+    /// `[env] pass`.
+    pub(super) pass: Vec<Entry>,
+    pub(super) resources: Resources,
     pub(super) response: Response,
     /// Event kinds to record, as bits; `None` when not said.
     pub(super) record: Option<u64>,
@@ -125,6 +129,8 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
         include: Vec::new(),
         lists: Vec::new(),
         programs: Vec::new(),
+        pass: Vec::new(),
+        resources: Resources::default(),
         response: Response::default(),
         record: None,
     };
@@ -138,12 +144,14 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
             reader.own_name(table.get_ref(), "server");
             sections::response(&mut reader, table.get_ref(), &mut document.response);
             document.record = sections::record(&mut reader, table.get_ref());
+            document.resources = process::resources(&mut reader, table.get_ref());
         }
         if let Some(value) = table.get_ref().get("include") {
             document.include = reader.strings(value, "include");
         }
         lists(&mut reader, table.get_ref(), &mut document);
         document.programs = sections::programs(&mut reader, table.get_ref());
+        document.pass = process::pass(&mut reader, table.get_ref());
     }
     reader.finish(document)
 }
