@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{Lab, Mode, eventually};
+use crate::{Lab, Mode};
 
 crate::tests! {
     both: [
@@ -55,13 +55,11 @@ fn tree_uses_no_more_than_its_resources(lab: &Lab) -> Result<()> {
         ensure!(outcome.stderr.contains("cannot set resources.memory: "), "{outcome}");
         ensure!(!lab.cgroups()?.join("mcp-monitor").exists(), "a cgroup was left behind");
     } else {
-        let running = lab.run(Mode::Enforce).start(["/bin/sh", "-c", many])?;
-        let mut own = None;
-        eventually("the tree is full", || {
-            own = instance(lab).ok();
-            own.as_ref().is_some_and(|own| read(own, "pids.events").contains("max ") && !read(own, "pids.events").contains("max 0"))
-        })?;
-        let own = own.context("no cgroup")?;
+        let mut running = lab.run(Mode::Enforce).start(["/bin/sh", "-c", many])?;
+        running.wait_for("ready")?;
+        let own = instance(lab)?;
+        let refused = read(&own, "pids.events");
+        ensure!(refused.starts_with("max ") && refused != "max 0", "no fork was refused: {refused}");
         for (file, value) in
             [("memory.max", "100663296"), ("pids.max", "12"), ("cpu.max", "50000 100000")]
         {

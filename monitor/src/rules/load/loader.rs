@@ -326,7 +326,14 @@ impl<'a> Loader<'a> {
                 .iter()
                 .flat_map(|document| document.pass.iter().map(|name| name.text.clone()))
                 .collect(),
-            resources: self.documents.first().map_or_else(Resources::default, |d| d.resources),
+            resources: Resources::default(),
+            matches: self
+                .documents
+                .iter()
+                .flat_map(|document| {
+                    document.matches.iter().map(|entry| (document.source.clone(), entry.clone()))
+                })
+                .collect(),
             warnings: self.findings,
             open: self.open,
             record: RECORD_ALL,
@@ -345,7 +352,7 @@ impl<'a> Loader<'a> {
         for document in sets {
             loaded.set_access[document.set] = document.access;
         }
-        if let Some(document) = self.documents.first() {
+        for document in &self.documents {
             loaded.respond(document);
         }
         loaded.warn_of_sets();

@@ -14,7 +14,7 @@ use monitor_common::policy::{Label, access, class, set, verdict};
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
     address::Destination,
-    parse::{self, Document},
+    parse::{self, Document, Match},
     pattern::{self, Pattern, Piece},
     search::is_name,
     source::Origin,
@@ -133,6 +133,7 @@ pub struct Loaded {
     pub(in crate::rules) unlisted_origins: [Option<Arc<Origin>>; access::COUNT],
     pub(in crate::rules) set_verdict: [u8; set::COUNT],
     pub(in crate::rules) set_access: [u8; set::COUNT],
+    pub(in crate::rules) matches: Vec<(Arc<Source>, Match)>,
     pub(in crate::rules) paths: Vec<PathRule>,
     pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
@@ -175,6 +176,9 @@ pub fn load(
     };
     if let Some(source) = source {
         loader.document(&source)?;
+        for drop_in in search.drop_ins(&source.name)? {
+            loader.document(&drop_in)?;
+        }
     }
     let sets = loader.sets()?;
     loader.rules();
@@ -192,7 +196,7 @@ pub fn load_recorded(
 ) -> Result<Option<Loaded>, RuleError> {
     let Some(world) = &recorded.world else { return Ok(None) };
     let bindings = Bindings::of_world(world);
-    let kinds = [SourceKind::Server, SourceKind::Include, SourceKind::Set];
+    let kinds = [SourceKind::Server, SourceKind::DropIn, SourceKind::Include, SourceKind::Set];
     let texts = recorded.sources.iter().filter_map(|source| {
         let kind = kinds.into_iter().find(|kind| kind.name() == source.kind)?;
         let SourceText { name, path, text, .. } = source.clone();
@@ -210,9 +214,14 @@ pub fn load_recorded(
 }
 
 impl Loaded {
+    /// Takes over what a server's file or drop-in says once; what is said later counts.
     fn respond(&mut self, document: &Document) {
         self.mode = document.response.mode.unwrap_or(self.mode);
         self.record = document.record.unwrap_or(self.record);
+        let Resources { memory, pids, cpu } = document.resources;
+        self.resources.memory = memory.or(self.resources.memory);
+        self.resources.pids = pids.or(self.resources.pids);
+        self.resources.cpu = cpu.or(self.resources.cpu);
         for (bit, verdict, span) in &document.response.unlisted {
             let name = access::NAMES[*bit];
             self.unlisted[*bit] = *verdict;
@@ -271,6 +280,11 @@ impl Loaded {
         }
     }
 
+    /// Number of entries of `[[match]]`.
+    pub fn matches(&self) -> usize {
+        self.matches.len()
+    }
+
     /// The rules with all that they rest on, as recordings hold them.
     pub fn text(&self, policy: u32, instance: u32) -> PolicyText {
         let source = |source: &Arc<Source>| SourceText {
@@ -323,6 +337,21 @@ pub fn audit(search: &SearchPath) -> Result<Vec<Finding>, RuleError> {
                 _ => parse::document(&source).map(drop),
             };
             all.extend(result.err().unwrap_or_default());
+        }
+    }
+    for server in search.names_with_drop_ins()? {
+        let is_used = search.find(SourceKind::Server, &server)?.is_some();
+        for source in search.drop_ins(&server)? {
+            all.extend(parse::document(&source).err().unwrap_or_default());
+            if !is_used {
+                all.push(Finding {
+                    severity: Severity::Warning,
+                    message: format!("there is no servers/{server}.toml that this could add to"),
+                    help: Some("write it, or name the folder after a server".to_owned()),
+                    source,
+                    span: 0..0,
+                });
+            }
         }
     }
     Ok(all)

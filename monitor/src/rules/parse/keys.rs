@@ -89,6 +89,7 @@ pub const SERVER: &[&str] = &[
     "schema",
     "server",
     "include",
+    "match",
     "files",
     "exec",
     "network",
@@ -98,7 +99,7 @@ pub const SERVER: &[&str] = &[
     "response",
 ];
 /// Those that are not supported yet.
-pub const SERVER_LATER: &[&str] = &["match", "limits"];
+pub const SERVER_LATER: &[&str] = &["limits"];
 /// Keys at the top of an include.
 pub const INCLUDE: &[&str] =
     &["schema", "description", "include", "files", "exec", "network", "env"];

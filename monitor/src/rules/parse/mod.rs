@@ -5,6 +5,7 @@
 //! is refused by name: a rule that is silently ignored protects nobody.
 
 mod keys;
+mod matches;
 mod process;
 mod reader;
 mod sections;
@@ -52,6 +53,22 @@ pub(super) struct Vector {
     pub span: Range<usize>,
 }
 
+/// An entry of `[[match]]`: which processes are the server. Each of its lists that is not empty has
+/// to hold something that fits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Match {
+    /// Patterns of the executable.
+    pub exe: Vec<Entry>,
+    /// Globs for any one argument.
+    pub args: Vec<Entry>,
+    /// Globs for the name of the systemd unit.
+    pub unit: Vec<Entry>,
+    /// Globs for the cgroup.
+    pub cgroup: Vec<Entry>,
+    /// All of it.
+    pub span: Range<usize>,
+}
+
 /// A server's rules or an include.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -62,6 +79,7 @@ pub struct Document {
     /// `[env] pass`.
     pub(super) pass: Vec<Entry>,
     pub(super) resources: Resources,
+    pub(super) matches: Vec<Match>,
     pub(super) response: Response,
     /// Event kinds to record, as bits; `None` when not said.
     pub(super) record: Option<u64>,
@@ -131,19 +149,26 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
         programs: Vec::new(),
         pass: Vec::new(),
         resources: Resources::default(),
+        matches: Vec::new(),
         response: Response::default(),
         record: None,
     };
     if let Some(table) = reader.parse() {
-        let server = source.kind == SourceKind::Server;
+        let server = source.kind != SourceKind::Include;
         let known = if server { keys::SERVER } else { keys::INCLUDE };
         let later = if server { keys::SERVER_LATER } else { keys::INCLUDE_LATER };
         reader.keys(table.get_ref(), "", known, later);
         reader.schema(table.get_ref());
         if server {
-            reader.own_name(table.get_ref(), "server");
+            // A drop-in stands in the folder of its server, and need not name it.
+            if source.kind == SourceKind::Server {
+                reader.own_name(table.get_ref(), "server");
+            } else if let Some(value) = table.get_ref().get("server") {
+                reader.string(value, "server");
+            }
             sections::response(&mut reader, table.get_ref(), &mut document.response);
             document.record = sections::record(&mut reader, table.get_ref());
+            document.matches = matches::matches(&mut reader, table.get_ref());
             document.resources = process::resources(&mut reader, table.get_ref());
         }
         if let Some(value) = table.get_ref().get("include") {

@@ -2,6 +2,8 @@
 
 mod arguments;
 mod destinations;
+mod drop_ins;
+mod lint;
 mod messages;
 mod properties;
 mod sets;
