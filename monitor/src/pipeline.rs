@@ -16,6 +16,7 @@ use crate::{
     event::Event,
     kernel::Rings,
     launch::Account,
+    names::Answered,
     respond::argument,
     rules::Compiled,
     sink::{
@@ -103,6 +104,14 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
     pub fn agent(&mut self, instance: u32, action: &str, message: &str) {
         let event = self.enricher.agent(instance, action, message);
         self.events.push(event);
+        self.deliver();
+    }
+
+    /// Questions for hosts that the agent has answered.
+    pub fn resolved(&mut self, instance: u32, answers: Vec<Answered>) {
+        for answered in answers {
+            self.enricher.resolve(instance, answered, &mut self.events);
+        }
         self.deliver();
     }
 

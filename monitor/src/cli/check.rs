@@ -152,7 +152,7 @@ fn policy_text(
     )?;
     if !loaded.open.is_empty() {
         let names: Vec<String> = loaded.open.iter().map(|name| format!("${{{name}}}")).collect();
-        writeln!(out, "  left out without a command (-- COMMAND ARGS): {}", names.join(", "))?;
+        writeln!(out, "  left out without a value (-- COMMAND ARGS): {}", names.join(", "))?;
     }
     if loaded.matches() > 0 {
         let matches = loaded.matches();

@@ -24,11 +24,12 @@ use super::rule_options::is_directory;
 use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, Privacy, Veil},
-    kernel::{Backend, Kernel, KernelError, Options, Slot},
+    kernel::{Backend, Kernel, KernelError, Options},
     launch::{
         self, Account, Cgroup, Ended, Environment, LaunchError, Program, Server, Tree,
         signals::Signals,
     },
+    names::Service,
     pipeline::{Pipeline, Sinks},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
     segment::{Header, key},
@@ -122,6 +123,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     check_privileges()?;
     let signals = Signals::block().context("cannot take over signals")?;
     let mut kernel = load_kernel(arguments, loaded.mode)?;
+    if compiled.names_hosts() {
+        kernel.attach_dns()?;
+    }
     let (instance, cgroup) = Cgroup::create(random)?;
     cgroup.limit(&loaded.resources)?;
     let options = RecordingOptions {
@@ -136,6 +140,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let recording = open_recording(arguments, &account, policy, &kernel, options, key)?;
     let slot = kernel.install(POLICY, &compiled)?;
     label(&mut kernel, &compiled)?;
+    let compiled = Arc::new(compiled);
+    let names = compiled
+        .names_hosts()
+        .then(|| Service::start(&mut kernel, instance, POLICY, slot, compiled.clone()));
 
     if let Some(signal) = signals.asked_to_end()? {
         return Ok(Ended::Killed(signal).exit_code());
@@ -152,7 +160,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         account: &account,
         inherited: signals.inherited(),
     };
-    let server = start(program, tree, &mut kernel, instance, slot)?;
+    let resolver = names.as_ref().map_or(0, Service::port);
+    let bind = |kernel: &mut Kernel| {
+        kernel.bind(instance, slot)?;
+        kernel.answer_dns(instance, resolver);
+        Ok(())
+    };
+    let server = start(program, tree, &mut kernel, instance, bind)?;
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
     enricher.veil(veil);
@@ -161,12 +175,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let terminal = terminal.with_checkpoints(!interactive);
     let sinks = Sinks { recording, terminal, audience: Summary::default(), account };
     let mut pipeline = Pipeline::new(rings, enricher, sinks);
-    pipeline.explain(POLICY, Arc::new(compiled));
+    pipeline.explain(POLICY, compiled);
     if let Some(message) = environment.message() {
         pipeline.agent(instance, "environment", &message);
     }
     let name = loaded.server;
-    Run { server, pipeline, signals, kernel, instance, name, sentenced: false }.watch(is_root)
+    Run { server, pipeline, signals, kernel, names, instance, name, sentenced: false }
+        .watch(is_root)
 }
 
 /// What compiling rules and loading kernel programs took and freed goes back to the kernel: the C
@@ -183,6 +198,11 @@ fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loade
     let mut loaded = rules::load(&search, arguments.server.as_deref(), &bindings)?;
     for warning in &loaded.warnings {
         say(&warning.to_string());
+    }
+    if !loaded.open.is_empty() {
+        let names: Vec<String> = loaded.open.iter().map(|name| format!("${{{name}}}")).collect();
+        let names = names.join(", ");
+        say(&format!("what the rules allow by {names} is left out: this start gives no value"));
     }
     if let (true, Some(server)) = (loaded.is_default, &arguments.server) {
         if matches!(arguments.mode, Some(ModeArgument::Enforce)) {
@@ -291,12 +311,12 @@ fn start(
     tree: Tree,
     kernel: &mut Kernel,
     instance: u32,
-    slot: Slot,
+    bind: impl FnOnce(&mut Kernel) -> Result<(), KernelError>,
 ) -> anyhow::Result<Server> {
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.context("cannot open /dev/null")?;
     let put_under_watch = |child: nix::unistd::Pid| {
-        kernel.bind(instance, slot)?;
+        bind(kernel)?;
         kernel.tag(child.as_raw() as u32, instance)
     };
     let server = launch::start(program, tree, put_under_watch)?;

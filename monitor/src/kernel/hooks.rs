@@ -30,7 +30,7 @@ enum Attach {
     BtfTracepoint(&'static str),
     /// What `sys_exit` goes on in, at this position of `HANDLERS`, 4.2.
     Handler(u32),
-    /// cgroup sock_addr on the root of cgroup v2, 4.17.
+    /// cgroup sock_addr on the root of cgroup v2, 4.17; what restores addresses 5.8.
     SockAddr,
     /// cgroup sock on the root of cgroup v2, 4.10.
     Sock,
@@ -133,6 +133,19 @@ const HOOKS: &[Hook] = &[
     on(Backend::Tracepoint, "sock_create", Attach::Sock),
 ];
 
+/// Hook and program of what sends the DNS of instances whose rules name hosts to the agent, on
+/// either backend, behind the programs that judge.
+const DNS: [(&str, &str); 8] = [
+    ("connect4", "dns_connect4"),
+    ("connect6", "dns_connect6"),
+    ("sendmsg4", "dns_sendmsg4"),
+    ("sendmsg6", "dns_sendmsg6"),
+    ("recvmsg4", "dns_recvmsg4"),
+    ("recvmsg6", "dns_recvmsg6"),
+    ("getpeername4", "dns_getpeername4"),
+    ("getpeername6", "dns_getpeername6"),
+];
+
 /// `inode_setattr` gained an argument in 6.9.
 fn dentry_at(btf: &btf::Btf<'_>) -> Option<u32> {
     btf.parameter("bpf_lsm_inode_setattr", "dentry")
@@ -164,6 +177,21 @@ pub fn attach(
         });
     }
     Ok(attached)
+}
+
+/// Loads and attaches the programs that send DNS to the agent; names of their hooks.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_dns(ebpf: &mut Ebpf) -> Result<Vec<String>, KernelError> {
+    let attach = |(name, program): &(&'static str, &'static str)| {
+        let failed = |error| KernelError::program(program, error);
+        let found = ebpf.program_mut(program).ok_or(KernelError::MissingProgram(program))?;
+        <&mut CgroupSockAddr>::try_from(found).and_then(CgroupSockAddr::load).map_err(failed)?;
+        attach_one(ebpf, &both(program, Attach::SockAddr))?;
+        Ok(format!("cgroup/{name}"))
+    };
+    DNS.iter().map(attach).collect()
 }
 
 /// Detaches and unloads all programs.

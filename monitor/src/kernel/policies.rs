@@ -1,7 +1,7 @@
 //! Policies in the maps: room for their tables, shared by content, and the one store that puts a
 //! policy in force.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use aya::{
     Ebpf,
@@ -33,6 +33,9 @@ const POLICY_WORD: usize = 0;
 /// Word of [`InstanceState`] that holds the sentence.
 const DOOMED_WORD: usize = 1;
 
+/// Word of [`InstanceState`] that holds the port at which its DNS is answered.
+const RESOLVER_WORD: usize = 2;
+
 /// What the maps hold of one policy.
 pub struct Parts<'a> {
     /// Verdicts, sets, mode.
@@ -52,8 +55,16 @@ struct Table {
 }
 
 struct Installed {
+    id: u32,
     digests: Vec<[u8; 32]>,
-    keys: Vec<Key<AddressKey>>,
+    /// Address prefixes: bits with those of the table, address.
+    keys: HashSet<(u32, [u8; 16])>,
+}
+
+impl Installed {
+    fn key(&self, (bits, address): (u32, [u8; 16])) -> Key<AddressKey> {
+        Key::new(bits, AddressKey { table: self.id, address })
+    }
 }
 
 /// The maps that hold policies, and what is free in them.
@@ -101,7 +112,7 @@ impl Policies {
     /// When a map is full. Nothing of the policy stays behind then.
     pub fn install(&mut self, id: u32, parts: &Parts<'_>) -> Result<Slot, KernelError> {
         let slot = self.free_slots.pop().ok_or(KernelError::Full("policies"))?;
-        let mut installed = Installed { digests: Vec::new(), keys: Vec::new() };
+        let mut installed = Installed { id, digests: Vec::new(), keys: HashSet::new() };
         let written = self.write(slot, id, parts, &mut installed);
         self.installed.insert(slot, installed);
         match written {
@@ -129,10 +140,9 @@ impl Policies {
             }
         }
         for (bits, address, rules) in parts.addresses {
-            let data = AddressKey { table: id, address: *address };
-            let key = Key::new(TABLE_BITS + u32::from(*bits), data);
-            self.addresses.insert(&key, rules, 0).map_err(KernelError::Map)?;
-            installed.keys.push(key);
+            let place = (TABLE_BITS + u32::from(*bits), *address);
+            self.addresses.insert(&installed.key(place), rules, 0).map_err(KernelError::Map)?;
+            installed.keys.insert(place);
         }
         self.policies.set(slot, policy, 0).map_err(KernelError::Map)
     }
@@ -170,12 +180,47 @@ impl Policies {
                 let free = self.free_instances.pop();
                 let position = free.ok_or(KernelError::Full("instances"))?;
                 self.instances.store(position, DOOMED_WORD, 0);
+                self.instances.store(position, RESOLVER_WORD, 0);
                 self.positions.insert(instance, position);
                 position
             }
         };
         self.instances.store(position, POLICY_WORD, slot.0);
         Ok(position)
+    }
+
+    /// Replaces the rules of one address of an installed policy; `None` leaves it to the prefix
+    /// around it.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn set_address(
+        &mut self,
+        slot: Slot,
+        address: [u8; 16],
+        rules: Option<&AddressRules>,
+    ) -> Result<(), KernelError> {
+        let Some(installed) = self.installed.get_mut(&slot.0) else { return Ok(()) };
+        let place = (TABLE_BITS + 128, address);
+        let key = installed.key(place);
+        match rules {
+            Some(rules) => {
+                self.addresses.insert(&key, rules, 0).map_err(KernelError::Map)?;
+                installed.keys.insert(place);
+            }
+            None if installed.keys.remove(&place) => {
+                self.addresses.remove(&key).map_err(KernelError::Map)?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Says at which port of loopback the DNS of an instance is answered, 0 for nowhere.
+    pub fn set_resolver(&mut self, instance: u32, port: u16) {
+        if let Some(position) = self.position(instance) {
+            self.instances.store(position, RESOLVER_WORD, u32::from(port));
+        }
     }
 
     /// Where an instance stands in its map.
@@ -212,11 +257,11 @@ impl Policies {
     /// When the kernel refuses a map update.
     pub fn remove(&mut self, slot: Slot) -> Result<(), KernelError> {
         let Some(installed) = self.installed.remove(&slot.0) else { return Ok(()) };
-        for digest in installed.digests {
-            self.release_table(digest);
+        for digest in &installed.digests {
+            self.release_table(*digest);
         }
-        for key in installed.keys {
-            self.addresses.remove(&key).map_err(KernelError::Map)?;
+        for place in &installed.keys {
+            self.addresses.remove(&installed.key(*place)).map_err(KernelError::Map)?;
         }
         self.free_slots.push(slot.0);
         Ok(())

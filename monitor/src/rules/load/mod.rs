@@ -13,7 +13,7 @@ use monitor_common::policy::{Label, access, class, set, verdict};
 
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
-    address::Destination,
+    address::{Destination, NamedDestination},
     parse::{self, Document, Match},
     pattern::{self, Pattern, Piece},
     search::is_name,
@@ -103,6 +103,15 @@ pub(in crate::rules) struct AddressRule {
     pub origin: Arc<Origin>,
 }
 
+/// A host and what it means.
+#[derive(Clone, Debug)]
+pub(in crate::rules) struct NameRule {
+    pub destination: NamedDestination,
+    /// Bits of [`class`].
+    pub class: u32,
+    pub origin: Arc<Origin>,
+}
+
 /// The rules of one server.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -137,6 +146,7 @@ pub struct Loaded {
     pub(in crate::rules) paths: Vec<PathRule>,
     pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
+    pub(in crate::rules) names: Vec<NameRule>,
     pub(in crate::rules) labels: Vec<(PathBuf, Label)>,
     pub(in crate::rules) loaders: Vec<Pattern>,
 }
@@ -180,6 +190,7 @@ pub fn load(
             loader.document(&drop_in)?;
         }
     }
+    loader.names()?;
     let sets = loader.sets()?;
     loader.rules();
     loader.into_loaded(server, is_default, &sets)

@@ -125,6 +125,9 @@ fn entry_finding(source: &Arc<Source>, list: &List, entry: &Entry) -> Option<Fin
     if list.is_pattern(&entry.text) {
         return pattern_finding(source, entry);
     }
+    if address::variable(&entry.text).is_some() {
+        return None;
+    }
     let error = address::parse(&entry.text, list.purpose()).err()?;
     Some(wrong(source, entry, error.to_string(), error.help()))
 }

@@ -5,6 +5,7 @@ mod destinations;
 mod drop_ins;
 mod lint;
 mod messages;
+mod packs;
 mod properties;
 mod sets;
 mod tables;
