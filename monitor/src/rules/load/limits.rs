@@ -1,5 +1,6 @@
-//! The limits of the detectors: what the server's own file states; else the largest that one of
-//! its includes states, because each of them needs that much; else the default.
+//! The limits of the detectors: what the server's own file or a drop-in states, the later one; else
+//! the largest that one of its includes states, because each of them needs that much; else the
+//! default.
 
 use monitor_common::{
     policy::{detector, verdict},
@@ -7,7 +8,7 @@ use monitor_common::{
 };
 
 use super::super::{
-    Finding, Severity,
+    Finding, Severity, SourceKind,
     parse::{Document, LimitEntry},
 };
 use crate::{
@@ -15,12 +16,15 @@ use crate::{
     event::Rule,
 };
 
-/// Puts the limits of a server and its includes together; the first document is the server's.
+/// Puts the limits of a server, its drop-ins and its includes together; the first document is the
+/// server's.
 pub fn of(documents: &[Document]) -> Limits {
     let mut limits = Limits::default();
-    let Some((server, includes)) = documents.split_first() else { return limits };
+    let Some(server) = documents.first() else { return limits };
     limits.file = server.source.path.clone();
-    for (detector, verdict, _) in &server.response.detectors {
+    let (includes, own): (Vec<&Document>, Vec<&Document>) =
+        documents.iter().partition(|document| document.source.kind == SourceKind::Include);
+    for (detector, verdict, _) in own.iter().flat_map(|document| &document.response.detectors) {
         limits.verdicts[*detector] = *verdict;
     }
     let mut stated: [Option<(&Document, &LimitEntry)>; PARAMETERS.len()] = [None; _];
@@ -32,8 +36,10 @@ pub fn of(documents: &[Document]) -> Limits {
             }
         }
     }
-    for entry in &server.limits {
-        stated[entry.parameter] = Some((server, entry));
+    for document in own {
+        for entry in &document.limits {
+            stated[entry.parameter] = Some((document, entry));
+        }
     }
     for (document, entry) in stated.iter().flatten() {
         limits.values[entry.parameter] = entry.value;

@@ -15,7 +15,7 @@ use monitor_common::policy::{Label, access, class, detector, set, verdict};
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
     address::{Destination, NamedDestination},
-    parse::{self, Document},
+    parse::{self, Document, Match},
     pattern::{self, Pattern, Piece},
     search::is_name,
     source::Origin,
@@ -44,6 +44,17 @@ impl std::fmt::Display for Mode {
             Self::Enforce => "enforce",
         })
     }
+}
+
+/// `[resources]`: what the instance's cgroup may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Time of processors, in percent of one.
+    pub cpu: Option<u64>,
 }
 
 /// A pattern and what it means.
@@ -122,6 +133,10 @@ pub struct Loaded {
     /// What the machine has put into the rules: with it and the texts they can be loaded anywhere,
     /// see [`Bindings::of_world`].
     pub world: World,
+    /// `[env] pass`: variables that the server is given although they look like secrets.
+    pub pass: BTreeSet<String>,
+    /// What its cgroup may use.
+    pub resources: Resources,
     /// What may not be as meant.
     pub warnings: Vec<Finding>,
     /// Variables without a value because no command is known: what they allow is left out.
@@ -131,6 +146,7 @@ pub struct Loaded {
     pub(in crate::rules) unlisted_origins: [Option<Arc<Origin>>; access::COUNT],
     pub(in crate::rules) set_verdict: [u8; set::COUNT],
     pub(in crate::rules) set_access: [u8; set::COUNT],
+    pub(in crate::rules) matches: Vec<(Arc<Source>, Match)>,
     /// Counts and verdicts of the detectors; `enforce` follows `mode` when it is compiled.
     pub(in crate::rules) limits: Limits,
     /// Stated for reading environments and memory; else the processes set's verdict holds.
@@ -178,6 +194,9 @@ pub fn load(
     };
     if let Some(source) = source {
         loader.document(&source)?;
+        for drop_in in search.drop_ins(&source.name)? {
+            loader.document(&drop_in)?;
+        }
     }
     loader.names()?;
     let sets = loader.sets()?;
@@ -196,7 +215,7 @@ pub fn load_recorded(
 ) -> Result<Option<Loaded>, RuleError> {
     let Some(world) = &recorded.world else { return Ok(None) };
     let bindings = Bindings::of_world(world);
-    let kinds = [SourceKind::Server, SourceKind::Include, SourceKind::Set];
+    let kinds = [SourceKind::Server, SourceKind::DropIn, SourceKind::Include, SourceKind::Set];
     let texts = recorded.sources.iter().filter_map(|source| {
         let kind = kinds.into_iter().find(|kind| kind.name() == source.kind)?;
         let SourceText { name, path, text, .. } = source.clone();
@@ -217,9 +236,14 @@ pub fn load_recorded(
 }
 
 impl Loaded {
+    /// Takes over what a server's file or drop-in says once; what is said later counts.
     fn respond(&mut self, document: &Document) {
         self.mode = document.response.mode.unwrap_or(self.mode);
         self.record = document.record.unwrap_or(self.record);
+        let Resources { memory, pids, cpu } = document.resources;
+        self.resources.memory = memory.or(self.resources.memory);
+        self.resources.pids = pids.or(self.resources.pids);
+        self.resources.cpu = cpu.or(self.resources.cpu);
         for (bit, verdict, span) in &document.response.unlisted {
             let name = access::NAMES[*bit];
             self.unlisted[*bit] = *verdict;
@@ -234,9 +258,8 @@ impl Loaded {
             self.set_verdict[*set] = *verdict;
         }
         let env_secret = |it: &&(usize, u8, _)| it.0 == detector::ENV_SECRET;
-        self.env_secret =
-            document.response.detectors.iter().find(env_secret).map(|(_, verdict, _)| *verdict);
-        self.warnings.extend(limits::warnings(document, self.record));
+        let stated = document.response.detectors.iter().find(env_secret);
+        self.env_secret = stated.map(|(_, verdict, _)| *verdict).or(self.env_secret);
     }
 
     /// Warns of allows that name a member of a set: the set decides, however plainly it is named.
@@ -282,6 +305,11 @@ impl Loaded {
                 self.warnings.push(warning);
             }
         }
+    }
+
+    /// Number of entries of `[[match]]`.
+    pub fn matches(&self) -> usize {
+        self.matches.len()
     }
 
     /// The rules with all that they rest on, as recordings hold them.
@@ -337,6 +365,21 @@ pub fn audit(search: &SearchPath) -> Result<Vec<Finding>, RuleError> {
                 _ => parse::document(&source).map(drop),
             };
             all.extend(result.err().unwrap_or_default());
+        }
+    }
+    for server in search.names_with_drop_ins()? {
+        let is_used = search.find(SourceKind::Server, &server)?.is_some();
+        for source in search.drop_ins(&server)? {
+            all.extend(parse::document(&source).err().unwrap_or_default());
+            if !is_used {
+                all.push(Finding {
+                    severity: Severity::Warning,
+                    message: format!("there is no servers/{server}.toml that this could add to"),
+                    help: Some("write it, or name the folder after a server".to_owned()),
+                    source,
+                    span: 0..0,
+                });
+            }
         }
     }
     Ok(all)

@@ -86,14 +86,26 @@ pub const TABLES: [(&str, &[&str], &[&str]); 3] = [
 ];
 
 /// Keys at the top of a server's file.
-pub const SERVER: &[&str] =
-    &["schema", "server", "include", "files", "exec", "network", "limits", "record", "response"];
+pub const SERVER: &[&str] = &[
+    "schema",
+    "server",
+    "include",
+    "match",
+    "files",
+    "exec",
+    "network",
+    "env",
+    "resources",
+    "limits",
+    "record",
+    "response",
+];
 /// Those that are not supported yet.
-pub const SERVER_LATER: &[&str] = &["match", "env", "resources"];
+pub const SERVER_LATER: &[&str] = &[];
 /// Keys at the top of an include.
 pub const INCLUDE: &[&str] =
-    &["schema", "description", "include", "files", "exec", "network", "limits"];
+    &["schema", "description", "include", "files", "exec", "network", "env", "limits"];
 /// Those that are not supported yet.
-pub const INCLUDE_LATER: &[&str] = &["env"];
+pub const INCLUDE_LATER: &[&str] = &[];
 /// Keys of a set.
 pub const SET: &[&str] = &["schema", "set", "description", "access", "paths", "addresses"];

@@ -43,6 +43,23 @@ fn a_server_states_its_own_and_else_the_largest_of_its_includes_holds() {
 }
 
 #[test]
+fn a_drop_in_says_it_later_and_includes_do_not_outdo_it() {
+    let include = "schema = 1\n[limits]\nmass_read = { files = 900 }";
+    let server = "include = [\"a\"]\n[limits]\nmass_read = { files = 30 }\n\
+                  [response]\ndetectors = { mass_read = \"kill\", mass_write = \"kill\" }";
+    let drop_in = "schema = 1\n[limits]\nmass_read = { files = 60 }\n\
+                   [response]\ndetectors = { mass_read = \"deny\" }";
+    let fixture = Fixture::new()
+        .server(server)
+        .file("servers/s.d/own.toml", drop_in)
+        .file("includes/a.toml", include);
+    let limits = limits(&fixture);
+    assert_eq!(limits.values[parameter::MASS_READ_FILES], 60);
+    let verdicts = [detector::MASS_READ, detector::MASS_WRITE].map(|it| limits.verdicts[it]);
+    assert_eq!(verdicts, [verdict::DENY, verdict::KILL]);
+}
+
+#[test]
 fn the_kernel_counts_reads_where_they_are_refused() {
     let rules = |mode: &str, verdict: &str| {
         let text =

@@ -15,8 +15,23 @@ fn findings_name_the_place_and_what_to_write() {
              `arguments`]",
         ),
         (
-            "[env]\npass = []",
-            "3:2: `env` is not supported yet [remove it: this version would not act on it]",
+            "[env]\npass = [\"A=B\"]",
+            "4:9: \"A=B\" cannot be the name of a variable [write names of environment variables, \
+             such as \"GITHUB_TOKEN\"]",
+        ),
+        (
+            "[resources]\nmemory = \"lots\"",
+            "4:10: `resources.memory` cannot be this [write 1 MiB or more, such as \"512M\" or \
+             \"1G\"]",
+        ),
+        (
+            "[resources]\ncpu = 2",
+            "4:7: `resources.cpu` cannot be this [write shares of one processor, such as \"50%\" or \
+             \"200%\"]",
+        ),
+        (
+            "[resources]\nprocesses = 2",
+            "4:1: unknown key `processes` in [resources] [the keys here are `memory`, `pids`, `cpu`]",
         ),
         (
             "[response]\ndetectors = { mas_read = \"kill\" }",
