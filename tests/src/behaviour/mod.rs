@@ -24,6 +24,7 @@ behaviours! {
     fleet,
     floods,
     inside,
+    launching,
     lineage,
     machine,
     names,

@@ -17,7 +17,7 @@ use super::{
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, NameRule, PathRule, VectorRule, set_of,
+    AddressRule, Loaded, Mode, NameRule, PathRule, Resources, VectorRule, limits, set_of,
 };
 
 pub struct Loader<'a> {
@@ -363,6 +363,19 @@ impl<'a> Loader<'a> {
             mode: Mode::Observe,
             sources: sources.chain(sets.iter().map(|set| set.source.clone())).collect(),
             bindings: used,
+            pass: self
+                .documents
+                .iter()
+                .flat_map(|document| document.pass.iter().map(|name| name.text.clone()))
+                .collect(),
+            resources: Resources::default(),
+            matches: self
+                .documents
+                .iter()
+                .flat_map(|document| {
+                    document.matches.iter().map(|entry| (document.source.clone(), entry.clone()))
+                })
+                .collect(),
             warnings: self.findings,
             open: self.open,
             record: RECORD_ALL,
@@ -370,6 +383,8 @@ impl<'a> Loader<'a> {
             unlisted_origins: [const { None }; access::COUNT],
             set_verdict: [verdict::DENY; set::COUNT],
             set_access: [0; set::COUNT],
+            limits: limits::of(&self.documents),
+            env_secret: None,
             labels: if is_here { labels::of_sets(&self.paths) } else { Vec::new() },
             paths: self.paths,
             vectors: self.vectors,
@@ -382,8 +397,11 @@ impl<'a> Loader<'a> {
         for document in sets {
             loaded.set_access[document.set] = document.access;
         }
-        if let Some(document) = self.documents.first() {
+        for document in &self.documents {
             loaded.respond(document);
+        }
+        for document in &self.documents {
+            loaded.warnings.extend(limits::warnings(document, loaded.record));
         }
         loaded.warn_of_sets();
         Ok(loaded)

@@ -2,6 +2,9 @@
 
 mod arguments;
 mod destinations;
+mod drop_ins;
+mod limits;
+mod lint;
 mod messages;
 mod packs;
 mod properties;
