@@ -112,10 +112,13 @@ fn expectation(estimate: &Estimate) -> String {
             "Of {stretches} stretches of activity, {quiet} are allowed by what the others teach; the \
              median one would bring {median} violations, the worst {worst}."
         ),
+        Estimate::SeenOnce { of: 0, .. } => {
+            "All that was done is allowed by what is included.".to_owned()
+        }
         Estimate::SeenOnce { once, of } => format!(
-            "Of {of} accesses that these rules rest on, {once} were the only ones of their kind: of \
-             100 further ones, about {:.1} may be new.",
-            100.0 * *once as f64 / (*of).max(1) as f64
+            "These rules rest on {of} accesses, {once} of them the only ones of their entry: of 100 \
+             further ones, {} or fewer are likely to be violations.",
+            (100 * (once + 1)).div_ceil(of + 1)
         ),
     }
 }

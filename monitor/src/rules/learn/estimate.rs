@@ -3,8 +3,9 @@
 //! The recording is cut where the server paused; each stretch of activity stands for a call, or for
 //! a few. Each is left out in turn, rules are made from the others, and what of it they would not
 //! allow is counted: the stretch is then as new to the rules as the next call will be. With too few
-//! stretches for that, the share of accesses that were seen once is told (Good and Turing): so
-//! often something new is still to be expected.
+//! stretches for that, the share of accesses that were the only ones of their entry is told (Good and
+//! Turing, with one more added, so that little evidence promises little): so often something new is
+//! still to be expected.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +31,7 @@ pub enum Estimate {
     },
     /// By what was seen once.
     SeenOnce {
-        /// Kinds of accesses that were seen once.
+        /// Entries that rest on one access.
         once: u64,
         /// Accesses that the rules rest on.
         of: u64,

@@ -22,12 +22,13 @@ pub fn new_file(server: &str, includes: &[&str]) -> String {
     file.to_string()
 }
 
-/// Puts learned entries into the text of a file; all that stands there stays. `head`: lines about
-/// where they are from.
+/// Puts learned entries into the text of a file; all that stands there stays. `head`: what a new
+/// file says about where it is from, nothing for one that is extended.
 ///
 /// # Errors
 /// When the text is no TOML.
 pub fn write(text: &str, learned: &Learned, head: &[String]) -> Result<String, TomlError> {
+    let is_new = !head.is_empty();
     let mut file: DocumentMut = text.parse()?;
     for list in List::ALL {
         let entries: Vec<&Entry> = learned.entries.iter().filter(|e| e.list == list).collect();
@@ -35,9 +36,12 @@ pub fn write(text: &str, learned: &Learned, head: &[String]) -> Result<String, T
             extend(&mut file, list, &entries);
         }
     }
-    // `[response]` ends a file.
-    if let Some(Item::Table(response)) = file.get_mut("response") {
-        response.set_position(Some(isize::MAX));
+    if is_new {
+        for (position, section) in (1..).zip(["files", "exec", "network", "response"]) {
+            if let Some(Item::Table(table)) = file.get_mut(section) {
+                table.set_position(Some(position));
+            }
+        }
     }
     let mut out: String = head.iter().map(|line| format!("# {}\n", printable(line))).collect();
     out.push_str(&file.to_string());
