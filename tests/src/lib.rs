@@ -60,6 +60,7 @@ mod events;
 pub mod guard;
 mod lab;
 mod leftovers;
+pub mod network;
 mod registry;
 mod run;
 

@@ -134,8 +134,7 @@ impl Enricher {
 
     /// A question for a host that the agent has answered, and the alerts that it leads to.
     pub fn resolve(&mut self, instance: u32, answered: Answered, out: &mut Vec<Event>) {
-        let Answered { resolve, naming, mode } = answered;
-        let boot_ns = clock::boot_ns();
+        let Answered { resolve, naming, mode, boot_ns } = answered;
         self.tick(boot_ns, out);
         let violation = self.naming_violation(&resolve, &naming, mode);
         if violation.as_ref().is_none_or(|violation| violation.enforced == Enforced::None) {

@@ -44,6 +44,8 @@ pub struct Answered {
     pub naming: Naming,
     /// One of [`monitor_common::policy::mode`].
     pub mode: u8,
+    /// When, CLOCK_BOOTTIME: before anybody can act on the answer.
+    pub boot_ns: u64,
 }
 
 /// Until when the addresses of an answer stay allowed, CLOCK_BOOTTIME, ns. What stands in

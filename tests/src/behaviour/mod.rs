@@ -23,6 +23,7 @@ behaviours! {
     execs,
     fleet,
     floods,
+    host_names,
     inside,
     lineage,
     machine,
