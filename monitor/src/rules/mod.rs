@@ -33,6 +33,7 @@ pub use blame::{RuleRef, Subject};
 pub use compile::{Automaton, Compiled, compile};
 pub use error::{Finding, RuleError, Severity};
 pub use explain::{Explanation, resolved_path};
+pub use hostname::is_plain as is_host_name;
 pub use load::{DEFAULT, Loaded, Mode, ResolvedPattern, audit, load, load_recorded};
 pub use names::{Naming, Standing, is_public};
 pub use parse::{Document, SCHEMA, parse_server};
