@@ -25,7 +25,10 @@ use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, Privacy, Veil},
     kernel::{Backend, Kernel, KernelError, Options},
-    launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
+    launch::{
+        self, Account, Cgroup, Ended, Environment, LaunchError, Program, Server, Tree,
+        signals::Signals,
+    },
     names::Service,
     pipeline::{Pipeline, Sinks},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
@@ -124,6 +127,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         kernel.attach_dns()?;
     }
     let (instance, cgroup) = Cgroup::create(random)?;
+    cgroup.limit(&loaded.resources)?;
     let options = RecordingOptions {
         privacy: arguments.privacy,
         sync: arguments.sync,
@@ -148,13 +152,21 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let (rings, tags) = (kernel.take_rings()?, kernel.take_tags()?);
     let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
     give_memory_back();
+    let environment =
+        Environment::new(std::env::vars_os(), &loaded.pass, loaded.mode == Mode::Enforce);
+    let program = Program {
+        command: &arguments.command,
+        environment: &environment,
+        account: &account,
+        inherited: signals.inherited(),
+    };
     let resolver = names.as_ref().map_or(0, Service::port);
     let bind = |kernel: &mut Kernel| {
         kernel.bind(instance, slot)?;
         kernel.answer_dns(instance, resolver);
         Ok(())
     };
-    let server = start(arguments, &account, &signals, tree, &mut kernel, instance, bind)?;
+    let server = start(program, tree, &mut kernel, instance, bind)?;
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
     enricher.veil(veil);
@@ -164,6 +176,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let sinks = Sinks { recording, terminal, audience: Summary::default(), account };
     let mut pipeline = Pipeline::new(rings, enricher, sinks);
     pipeline.explain(POLICY, compiled);
+    if let Some(message) = environment.message() {
+        pipeline.agent(instance, "environment", &message);
+    }
     let name = loaded.server;
     Run { server, pipeline, signals, kernel, names, instance, name, sentenced: false }
         .watch(is_root)
@@ -183,6 +198,11 @@ fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loade
     let mut loaded = rules::load(&search, arguments.server.as_deref(), &bindings)?;
     for warning in &loaded.warnings {
         say(&warning.to_string());
+    }
+    if !loaded.open.is_empty() {
+        let names: Vec<String> = loaded.open.iter().map(|name| format!("${{{name}}}")).collect();
+        let names = names.join(", ");
+        say(&format!("what the rules allow by {names} is left out: this start gives no value"));
     }
     if let (true, Some(server)) = (loaded.is_default, &arguments.server) {
         if matches!(arguments.mode, Some(ModeArgument::Enforce)) {
@@ -287,9 +307,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 fn start(
-    arguments: &Arguments,
-    account: &Account,
-    signals: &Signals,
+    program: Program<'_>,
     tree: Tree,
     kernel: &mut Kernel,
     instance: u32,
@@ -301,8 +319,7 @@ fn start(
         bind(kernel)?;
         kernel.tag(child.as_raw() as u32, instance)
     };
-    let inherited = signals.inherited();
-    let server = launch::start(&arguments.command, account, inherited, tree, put_under_watch)?;
+    let server = launch::start(program, tree, put_under_watch)?;
     launch::let_go_of_streams(&null)?;
     Ok(server)
 }

@@ -117,6 +117,18 @@ pub struct Destination {
     pub protocols: u8,
 }
 
+impl Destination {
+    /// Whether all of `other` belongs to it.
+    pub fn covers(&self, other: &Self) -> bool {
+        let place = match other.place {
+            Place::Public => self.place == other.place,
+            Place::Within(prefix) => self.place.covers(&prefix),
+        };
+        let ports = self.ports.0 <= other.ports.0 && other.ports.1 <= self.ports.1;
+        place && ports && other.protocols & !self.protocols == 0
+    }
+}
+
 /// A host, ports and protocols.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedDestination {
@@ -212,6 +224,11 @@ impl AddressError {
             _ => return None,
         })
     }
+}
+
+/// The variable that an entry is, when it is one.
+pub fn variable(text: &str) -> Option<&str> {
+    text.strip_prefix("${")?.strip_suffix('}').filter(|name| !name.contains('}'))
 }
 
 /// Parses an entry.

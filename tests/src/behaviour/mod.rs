@@ -25,6 +25,7 @@ behaviours! {
     floods,
     host_names,
     inside,
+    launching,
     lineage,
     machine,
     names,

@@ -17,7 +17,7 @@ use super::{
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, NameRule, PathRule, VectorRule, set_of,
+    AddressRule, Loaded, Mode, NameRule, PathRule, Resources, VectorRule, limits, set_of,
 };
 
 pub struct Loader<'a> {
@@ -283,12 +283,12 @@ impl<'a> Loader<'a> {
         for alternative in alternatives {
             match self.variables.expand(&alternative, scope) {
                 Ok(values) => all.extend(values),
-                Err(VariableError::Missing(name)) if !self.started => {
+                // An allow that says nothing allows nothing; a refusal must say something.
+                Err(VariableError::Missing(name)) if !self.started || !must => {
                     self.open.insert(name);
                 }
                 Err(error) => {
-                    // An allow that says nothing allows nothing; a refusal must say something.
-                    let harmless = matches!(error, VariableError::Missing(_)) && !must;
+                    let harmless = error.is_by_chance() && !must;
                     let severity = if harmless { Severity::Warning } else { Severity::Error };
                     self.finding(severity, origin, error.to_string(), error.help());
                 }
@@ -318,7 +318,21 @@ impl<'a> Loader<'a> {
     }
 
     fn address(&mut self, origin: &Arc<Origin>, class: u32, purpose: Purpose) {
-        match address::parse(&origin.written, purpose) {
+        let Some(name) = address::variable(&origin.written) else {
+            return self.destination(origin, &origin.written, class, purpose);
+        };
+        let restricts = purpose == Purpose::Refuse;
+        match self.variables.destinations(name) {
+            Ok(all) => all.iter().for_each(|text| self.destination(origin, text, class, purpose)),
+            Err(VariableError::Missing(name)) if !self.started || !restricts => {
+                self.open.insert(name);
+            }
+            Err(error) => self.finding(Severity::Error, origin, error.to_string(), error.help()),
+        }
+    }
+
+    fn destination(&mut self, origin: &Arc<Origin>, text: &str, class: u32, purpose: Purpose) {
+        match address::parse(text, purpose) {
             Ok(Target::Addresses(destination)) => {
                 self.addresses.push(AddressRule { destination, class, origin: origin.clone() });
             }
@@ -349,6 +363,19 @@ impl<'a> Loader<'a> {
             mode: Mode::Observe,
             sources: sources.chain(sets.iter().map(|set| set.source.clone())).collect(),
             bindings: used,
+            pass: self
+                .documents
+                .iter()
+                .flat_map(|document| document.pass.iter().map(|name| name.text.clone()))
+                .collect(),
+            resources: Resources::default(),
+            matches: self
+                .documents
+                .iter()
+                .flat_map(|document| {
+                    document.matches.iter().map(|entry| (document.source.clone(), entry.clone()))
+                })
+                .collect(),
             warnings: self.findings,
             open: self.open,
             record: RECORD_ALL,
@@ -356,6 +383,8 @@ impl<'a> Loader<'a> {
             unlisted_origins: [const { None }; access::COUNT],
             set_verdict: [verdict::DENY; set::COUNT],
             set_access: [0; set::COUNT],
+            limits: limits::of(&self.documents),
+            env_secret: None,
             labels: if is_here { labels::of_sets(&self.paths) } else { Vec::new() },
             paths: self.paths,
             vectors: self.vectors,
@@ -368,8 +397,11 @@ impl<'a> Loader<'a> {
         for document in sets {
             loaded.set_access[document.set] = document.access;
         }
-        if let Some(document) = self.documents.first() {
+        for document in &self.documents {
             loaded.respond(document);
+        }
+        for document in &self.documents {
+            loaded.warnings.extend(limits::warnings(document, loaded.record));
         }
         loaded.warn_of_sets();
         Ok(loaded)

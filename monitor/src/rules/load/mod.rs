@@ -1,5 +1,6 @@
 //! A server's rules with everything they name put in: includes, variables, sets.
 
+mod limits;
 mod loader;
 
 use std::{
@@ -9,17 +10,20 @@ use std::{
 };
 
 use loader::Loader;
-use monitor_common::policy::{Label, access, class, set, verdict};
+use monitor_common::policy::{Label, access, class, detector, set, verdict};
 
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
     address::{Destination, NamedDestination},
-    parse::{self, Document},
+    parse::{self, Document, Match},
     pattern::{self, Pattern, Piece},
     search::is_name,
     source::Origin,
 };
-use crate::event::{PolicyText, SourceText, World};
+use crate::{
+    detect::{GENERATION, Limits},
+    event::{PolicyText, SourceText, World},
+};
 
 /// Name of the policy of servers that have no rule file.
 pub const DEFAULT: &str = "default";
@@ -40,6 +44,17 @@ impl std::fmt::Display for Mode {
             Self::Enforce => "enforce",
         })
     }
+}
+
+/// `[resources]`: what the instance's cgroup may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Time of processors, in percent of one.
+    pub cpu: Option<u64>,
 }
 
 /// A pattern and what it means.
@@ -118,6 +133,10 @@ pub struct Loaded {
     /// What the machine has put into the rules: with it and the texts they can be loaded anywhere,
     /// see [`Bindings::of_world`].
     pub world: World,
+    /// `[env] pass`: variables that the server is given although they look like secrets.
+    pub pass: BTreeSet<String>,
+    /// What its cgroup may use.
+    pub resources: Resources,
     /// What may not be as meant.
     pub warnings: Vec<Finding>,
     /// Variables without a value because no command is known: what they allow is left out.
@@ -127,6 +146,11 @@ pub struct Loaded {
     pub(in crate::rules) unlisted_origins: [Option<Arc<Origin>>; access::COUNT],
     pub(in crate::rules) set_verdict: [u8; set::COUNT],
     pub(in crate::rules) set_access: [u8; set::COUNT],
+    pub(in crate::rules) matches: Vec<(Arc<Source>, Match)>,
+    /// Counts and verdicts of the detectors; `enforce` follows `mode` when it is compiled.
+    pub(in crate::rules) limits: Limits,
+    /// Stated for reading environments and memory; else the processes set's verdict holds.
+    pub(in crate::rules) env_secret: Option<u8>,
     pub(in crate::rules) paths: Vec<PathRule>,
     pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
@@ -170,6 +194,9 @@ pub fn load(
     };
     if let Some(source) = source {
         loader.document(&source)?;
+        for drop_in in search.drop_ins(&source.name)? {
+            loader.document(&drop_in)?;
+        }
     }
     loader.names()?;
     let sets = loader.sets()?;
@@ -188,7 +215,7 @@ pub fn load_recorded(
 ) -> Result<Option<Loaded>, RuleError> {
     let Some(world) = &recorded.world else { return Ok(None) };
     let bindings = Bindings::of_world(world);
-    let kinds = [SourceKind::Server, SourceKind::Include, SourceKind::Set];
+    let kinds = [SourceKind::Server, SourceKind::DropIn, SourceKind::Include, SourceKind::Set];
     let texts = recorded.sources.iter().filter_map(|source| {
         let kind = kinds.into_iter().find(|kind| kind.name() == source.kind)?;
         let SourceText { name, path, text, .. } = source.clone();
@@ -200,15 +227,23 @@ pub fn load_recorded(
     };
     let mut loaded = load(&search, Some(&recorded.server), &bindings)?;
     if instead.is_none() {
+        if recorded.detectors == 0 {
+            loaded.limits.verdicts = [verdict::ALLOW; detector::COUNT];
+        }
         loaded.mode = if recorded.mode == "enforce" { Mode::Enforce } else { Mode::Observe };
     }
     Ok(Some(loaded))
 }
 
 impl Loaded {
+    /// Takes over what a server's file or drop-in says once; what is said later counts.
     fn respond(&mut self, document: &Document) {
         self.mode = document.response.mode.unwrap_or(self.mode);
         self.record = document.record.unwrap_or(self.record);
+        let Resources { memory, pids, cpu } = document.resources;
+        self.resources.memory = memory.or(self.resources.memory);
+        self.resources.pids = pids.or(self.resources.pids);
+        self.resources.cpu = cpu.or(self.resources.cpu);
         for (bit, verdict, span) in &document.response.unlisted {
             let name = access::NAMES[*bit];
             self.unlisted[*bit] = *verdict;
@@ -222,15 +257,20 @@ impl Loaded {
         for (set, verdict) in &document.response.sets {
             self.set_verdict[*set] = *verdict;
         }
+        let env_secret = |it: &&(usize, u8, _)| it.0 == detector::ENV_SECRET;
+        let stated = document.response.detectors.iter().find(env_secret);
+        self.env_secret = stated.map(|(_, verdict, _)| *verdict).or(self.env_secret);
     }
 
     /// Warns of allows that name a member of a set: the set decides, however plainly it is named.
     fn warn_of_sets(&mut self) {
+        const READ: u32 = class::READ;
+        const RUNTIME: u32 = class::READ | class::RUNTIME;
         let is_set = |rule: &&PathRule| rule.class & class::SETS != 0;
         let mut warnings = Vec::new();
         for rule in self.paths.iter().filter(|rule| !is_set(rule) && !rule.is_link) {
             let asked = match rule.class {
-                class::READ => access::READ,
+                READ | RUNTIME => access::READ,
                 class::WRITE => access::WRITE,
                 class::EXEC => access::EXEC,
                 class::UNIX => access::UNIX,
@@ -267,6 +307,11 @@ impl Loaded {
         }
     }
 
+    /// Number of entries of `[[match]]`.
+    pub fn matches(&self) -> usize {
+        self.matches.len()
+    }
+
     /// The rules with all that they rest on, as recordings hold them.
     pub fn text(&self, policy: u32, instance: u32) -> PolicyText {
         let source = |source: &Arc<Source>| SourceText {
@@ -282,6 +327,7 @@ impl Loaded {
             mode: self.mode.to_string(),
             sources: self.sources.iter().map(source).collect(),
             bindings: self.bindings.clone(),
+            detectors: GENERATION,
             world: Some(self.world.clone()),
         }
     }
@@ -319,6 +365,21 @@ pub fn audit(search: &SearchPath) -> Result<Vec<Finding>, RuleError> {
                 _ => parse::document(&source).map(drop),
             };
             all.extend(result.err().unwrap_or_default());
+        }
+    }
+    for server in search.names_with_drop_ins()? {
+        let is_used = search.find(SourceKind::Server, &server)?.is_some();
+        for source in search.drop_ins(&server)? {
+            all.extend(parse::document(&source).err().unwrap_or_default());
+            if !is_used {
+                all.push(Finding {
+                    severity: Severity::Warning,
+                    message: format!("there is no servers/{server}.toml that this could add to"),
+                    help: Some("write it, or name the folder after a server".to_owned()),
+                    source,
+                    span: 0..0,
+                });
+            }
         }
     }
     Ok(all)

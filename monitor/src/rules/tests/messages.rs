@@ -15,13 +15,49 @@ fn findings_name_the_place_and_what_to_write() {
              `arguments`]",
         ),
         (
-            "[env]\npass = []",
-            "3:2: `env` is not supported yet [remove it: this version would not act on it]",
+            "[env]\npass = [\"A=B\"]",
+            "4:9: \"A=B\" cannot be the name of a variable [write names of environment variables, \
+             such as \"GITHUB_TOKEN\"]",
         ),
         (
-            "[response]\ndetectors = {}",
-            "4:1: `detectors` in [response] is not supported yet [remove it: this version would \
-             not act on it]",
+            "[resources]\nmemory = \"lots\"",
+            "4:10: `resources.memory` cannot be this [write 1 MiB or more, such as \"512M\" or \
+             \"1G\"]",
+        ),
+        (
+            "[resources]\ncpu = 2",
+            "4:7: `resources.cpu` cannot be this [write shares of one processor, such as \"50%\" or \
+             \"200%\"]",
+        ),
+        (
+            "[resources]\nprocesses = 2",
+            "4:1: unknown key `processes` in [resources] [the keys here are `memory`, `pids`, `cpu`]",
+        ),
+        (
+            "[response]\ndetectors = { mas_read = \"kill\" }",
+            "4:15: unknown key `mas_read` in [response.detectors] [did you mean `mass_read`?]",
+        ),
+        (
+            "[limits]\nmass_raed = {}",
+            "4:1: unknown key `mass_raed` in [limits] [did you mean `mass_read`?]",
+        ),
+        (
+            "[limits]\nmass_read = { file = 3 }",
+            "4:15: unknown key `file` in [limits.mass_read] [did you mean `files`?]",
+        ),
+        (
+            "[limits]\nexec_burst = { max = 1 }",
+            "4:22: `limits.exec_burst.max` must be from 2 to 65536 [a detector is switched off by \
+             `response.detectors = { exec_burst = \"allow\" }`]",
+        ),
+        (
+            "[limits]\nmass_read = { window = 10 }",
+            "4:24: `limits.mass_read.window` must be a time such as \"10s\" or \"1h\", from 100ms \
+             to 7d [the units are ms, s, m, h and d]",
+        ),
+        (
+            "[limits]\nexfiltration = {}",
+            "4:16: `limits.exfiltration` states nothing [state `window` or leave it out]",
         ),
         ("files = 3", "3:9: `files` must be a table, not an integer"),
         (
@@ -257,10 +293,11 @@ fn includes_are_found_once_and_circles_are_named() {
 }
 
 #[test]
-fn an_allow_without_value_is_dropped_with_a_warning() {
+fn an_allow_without_value_is_left_out_and_named() {
     let fixture = Fixture::new().server("[files]\nread = [\"${OPT:--db}/**\", \"/a\"]");
     let loaded = fixture.load().unwrap();
-    assert_eq!(loaded.warnings.len(), 1);
+    assert_eq!(loaded.warnings, []);
+    assert!(loaded.open.contains("OPT:--db"));
     let compiled = compile(&loaded).unwrap();
     assert_eq!(compiled.classify_path(b"/a"), class::READ);
     assert_eq!(compiled.classify_path(b"/b"), 0);

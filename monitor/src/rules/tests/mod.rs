@@ -2,7 +2,11 @@
 
 mod arguments;
 mod destinations;
+mod drop_ins;
+mod limits;
+mod lint;
 mod messages;
+mod packs;
 mod properties;
 mod sets;
 mod tables;

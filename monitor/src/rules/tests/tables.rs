@@ -145,7 +145,7 @@ fn everything_and_nothing() {
 }
 
 /// As on an ordinary machine: one home, a few directories given on the command line.
-fn ordinary() -> Bindings {
+pub(super) fn ordinary() -> Bindings {
     let arguments = ["npx", "-y", "@scope/server", "/srv/a", "/srv/b"];
     Bindings {
         arguments: arguments.iter().map(std::ffi::OsString::from).collect(),
