@@ -13,7 +13,7 @@ use monitor_common::record::{Record, flags};
 use crate::{
     decode::{self, DecodeError},
     enrich::{Clock, Counters, Delivered, Enricher, Merge, clock},
-    event::Event,
+    event::{Event, PolicyText},
     kernel::Rings,
     launch::Account,
     respond::argument,
@@ -69,6 +69,7 @@ pub struct Pipeline<W, A> {
     events: Vec<Event>,
     flushed: Instant,
     ticked: Instant,
+    lag_ns: u64,
 }
 
 impl<W: Write, A: Audience> Pipeline<W, A> {
@@ -84,6 +85,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
             events: Vec::with_capacity(EVENTS + EVENTS / 4),
             flushed: Instant::now(),
             ticked: Instant::now(),
+            lag_ns: 0,
         }
     }
 
@@ -97,6 +99,55 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
     pub fn explain(&mut self, policy: u32, compiled: Arc<Compiled>) {
         self.enricher.explain(policy, compiled.clone());
         self.policies.insert(policy, compiled);
+    }
+
+    /// A policy comes into force: it and its instance's name are in the stream from here on.
+    pub fn begin(&mut self, policy: PolicyText, compiled: Arc<Compiled>) {
+        self.explain(policy.policy, compiled);
+        self.enricher.name(policy.instance, &policy.server);
+        let event = self.enricher.policy("install", policy);
+        self.events.push(event);
+        self.deliver();
+    }
+
+    /// No record under a policy will come any more.
+    pub fn retire(&mut self, policy: PolicyText) {
+        let number = policy.policy;
+        let event = self.enricher.policy("retire", PolicyText { sources: Vec::new(), ..policy });
+        self.events.push(event);
+        self.deliver();
+        self.enricher.retire(number);
+        self.policies.remove(&number);
+    }
+
+    /// Passes on what waits for earlier records, without waiting longer.
+    pub fn settle(&mut self) {
+        self.pass_on(u64::MAX);
+    }
+
+    /// Events that were lost on the way here.
+    pub fn lost(&self) -> u64 {
+        self.enricher.lost()
+    }
+
+    /// Nothing will be heard of an instance any more.
+    pub fn forget(&mut self, instance: u32) {
+        self.enricher.forget(instance);
+    }
+
+    /// The policies that headers of later segments name.
+    pub fn set_policies(&mut self, policies: Vec<PolicyText>) {
+        self.sinks.recording.set_policies(policies);
+    }
+
+    /// The sinks.
+    pub fn sinks(&mut self) -> &mut Sinks<W, A> {
+        &mut self.sinks
+    }
+
+    /// How old the latest record was when the sinks got it, in ns.
+    pub fn lag_ns(&self) -> u64 {
+        self.lag_ns
     }
 
     /// Something about the agent itself that belongs into the stream.
@@ -157,6 +208,9 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
 
     fn pass_on(&mut self, now_ns: u64) {
         while let Some(bytes) = self.merge.pop(now_ns) {
+            if let Some(time_ns) = decode::time_ns(bytes) {
+                self.lag_ns = now_ns.saturating_sub(time_ns);
+            }
             match decode::decode(bytes) {
                 Ok(decoded) => self.enricher.record(&decoded, &mut self.events),
                 Err(DecodeError::UnknownKind(_)) => self.delivered.unknown += 1,

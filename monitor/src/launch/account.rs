@@ -70,6 +70,16 @@ impl Account {
         }
     }
 
+    /// Root's own account, whoever has started us.
+    ///
+    /// # Errors
+    /// When root has no entry in passwd.
+    pub fn of_root() -> Result<Self, AccountError> {
+        let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+        let Entry { name, home } = look_up(uid)?;
+        Ok(Self { uid, gid, groups: Vec::new(), name, home, drop: false })
+    }
+
     /// The server will be root.
     pub fn is_root(&self) -> bool {
         self.uid.is_root()
