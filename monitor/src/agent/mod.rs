@@ -99,6 +99,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         metrics.blind.inc_by(blind.as_secs());
     }
     control::start(listener, config, asker, follow, metrics.clone())?;
+    kernel::give_memory_back();
     // Fails when systemd did not start us.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     eprintln!(

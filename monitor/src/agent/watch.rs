@@ -11,11 +11,14 @@ use std::{
 };
 
 use monitor_common::record::Record;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::{
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    unistd::Pid,
+};
 
 use super::{
     followers::Followers,
-    instances::{self, Ending, Instance},
+    instances::{self, Instance},
     metrics::Metrics,
     request::{
         Ask, Caller, Inbox, InstanceStatus, Launch, Launched, Refusal, Reloaded, Request, Started,
@@ -165,8 +168,9 @@ impl Watch {
         self.kernel.flush_diagnostics();
         for instance in self.instances.values_mut() {
             let alone = instance.is_alone && instance.ending.is_none();
-            if alone && !instance.tree.cgroup().populated().unwrap_or(false) {
-                instance.ending = Some(Ending::default());
+            if alone && !instance.tree.cgroup().contains(Pid::from_raw(instance.launch.pid as i32)) {
+                // As with a launcher: what the first process leaves running ends with it.
+                instance.end(None);
             }
         }
         self.measure();
@@ -317,7 +321,7 @@ impl Watch {
     ) -> anyhow::Result<()> {
         self.kernel.label_all(&compiled.labels)?;
         self.kernel.bind(number, slot)?;
-        tree.cgroup().add(nix::unistd::Pid::from_raw(child as i32))?;
+        tree.cgroup().add(Pid::from_raw(child as i32))?;
         Ok(self.kernel.tag(child, number)?)
     }
 

@@ -25,7 +25,7 @@ use super::rule_options::is_directory;
 use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, Privacy, Veil},
-    kernel::{Backend, Kernel, KernelError, Options, Slot},
+    kernel::{self, Backend, Kernel, KernelError, Options, Slot},
     launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
     pipeline::{Pipeline, Sinks},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
@@ -145,7 +145,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let is_root = account.is_root();
     let (rings, tags) = (kernel.take_rings()?, kernel.take_tags()?);
     let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
-    give_memory_back();
+    kernel::give_memory_back();
     let server = start(arguments, &account, &signals, tree, &mut kernel, instance, slot)?;
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
@@ -172,13 +172,6 @@ fn run_by_agent(arguments: &Arguments) -> anyhow::Result<u8> {
         }
     }
     by_agent::run(arguments, &arguments.agent.socket()?)
-}
-
-/// What compiling rules and loading kernel programs took and freed goes back to the kernel: the C
-/// library would keep most of it for as long as we run, and so would the processes we fork.
-fn give_memory_back() {
-    // SAFETY: malloc_trim has no preconditions.
-    unsafe { libc::malloc_trim(0) };
 }
 
 fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loaded, Compiled)> {

@@ -164,6 +164,10 @@ impl Kernel {
             .map_err(|error| KernelError::Types(error.to_string()))?;
         match options.backend {
             Some(backend) => self.start(backend, layouts, &types)?,
+            None if self.is_at_work(Backend::Lsm) => self.start(Backend::Lsm, layouts, &types)?,
+            None if self.is_at_work(Backend::Tracepoint) => {
+                self.start(Backend::Tracepoint, layouts, &types)?;
+            }
             None => {
                 if let Err(error) = self.start(Backend::Lsm, layouts, &types) {
                     hooks::unload(&mut self.ebpf);
@@ -224,6 +228,11 @@ impl Kernel {
         })
     }
 
+    /// Whether our own programs of a backend are attached already.
+    fn is_at_work(&self, backend: Backend) -> bool {
+        self.pins.as_ref().is_some_and(|pins| pins.are_attached(backend))
+    }
+
     /// Loads, attaches and proves the programs of a backend.
     fn start(
         &mut self,
@@ -239,7 +248,7 @@ impl Kernel {
         hooks::load_controls(&mut self.ebpf)?;
         match self.pins.clone() {
             None => hooks::attach(&mut self.ebpf, backend, layouts, types, None)?,
-            Some(pins) if pins.are_attached(backend) => return Ok(()),
+            Some(_) if self.is_at_work(backend) => return Ok(()),
             Some(pins) => {
                 let links = pins.new_links()?;
                 let attached = hooks::attach(&mut self.ebpf, backend, layouts, types, Some(&links));
@@ -479,6 +488,13 @@ impl Kernel {
     pub fn take_rings(&mut self) -> Result<Rings, KernelError> {
         self.rings.take().ok_or(KernelError::MissingMap("EVENTS"))
     }
+}
+
+/// What compiling rules and loading kernel programs took and freed goes back to the kernel: the C
+/// library would keep most of it for as long as we run, and so would the processes we fork.
+pub fn give_memory_back() {
+    // SAFETY: malloc_trim has no preconditions.
+    unsafe { libc::malloc_trim(0) };
 }
 
 fn is_gone(error: &io::Error) -> bool {
