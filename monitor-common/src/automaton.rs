@@ -3,6 +3,9 @@
 //! A table is a run of [`Row`]s. Row 0 is the dead state, row 1 the start. A path is eaten eight
 //! bytes a step; the NULs behind its end change nothing. The cost grows with the length of the path
 //! and not with the number of patterns; a table stops early in a state that it can no longer leave.
+//!
+//! Programs with their arguments have tables of their own, in which NUL is a byte like others: see
+//! [`accepts_vector`].
 
 use crate::wire;
 
@@ -99,6 +102,52 @@ pub fn step<R: Rows + ?Sized>(
         None => true,
     };
     Step { state, done }
+}
+
+/// The same for a table in which NUL is a byte like others: eats the first `count` bytes of a word
+/// (all, if there are more).
+#[inline(always)]
+pub fn step_exactly<R: Rows + ?Sized>(
+    rows: &R,
+    base: u64,
+    classes: &ByteClasses,
+    mut state: u64,
+    word: u64,
+    count: u64,
+) -> Step {
+    let mut eaten = 0;
+    while eaten < 8 {
+        if eaten >= count {
+            return Step { state, done: true };
+        }
+        let byte = (word >> (8 * eaten)) as u8;
+        let Some(row) = rows.row(base.wrapping_add(state)) else {
+            return Step { state: DEAD, done: true };
+        };
+        state = row.after(classes.class[byte as usize]);
+        eaten += 1;
+    }
+    let row = rows.row(base.wrapping_add(state));
+    Step { state, done: row.is_none_or(|row| row.flags & ABSORBING != 0) }
+}
+
+/// Whether a program may have these arguments, by the same steps as the kernel takes: `vector` is
+/// its path and all of its arguments with argv\[0\], each ended by NUL.
+pub fn accepts_vector<R: Rows + ?Sized>(
+    rows: &R,
+    base: u64,
+    classes: &ByteClasses,
+    vector: &[u8],
+) -> bool {
+    let mut state = START;
+    for chunk in vector.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        let count = chunk.len() as u64;
+        let next = step_exactly(rows, base, classes, state, u64::from_le_bytes(word), count);
+        state = next.state;
+    }
+    rows.row(base.wrapping_add(state)).is_some_and(|row| row.accept != 0)
 }
 
 /// Classes of a path, by the same steps as the kernel takes.

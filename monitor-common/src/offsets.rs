@@ -94,6 +94,7 @@ offsets! {
     binprm_interpreter = "linux_binprm"."interpreter",
     binprm_filename = "linux_binprm"."filename",
     binprm_interp = "linux_binprm"."interp",
+    binprm_buf = "linux_binprm"."buf",
     iattr_valid = "iattr"."ia_valid",
     socket_sk = "socket"."sk",
     socket_type = "socket"."type",
@@ -124,4 +125,4 @@ offsets! {
     io_kiocb_opcode = "io_kiocb"."opcode",
 }
 
-wire!(Offsets = 360);
+wire!(Offsets = 364);

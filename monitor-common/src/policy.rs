@@ -23,6 +23,11 @@ pub mod class {
     pub const UNIX: u32 = 1 << 7;
     /// A dynamic loader: what it maps executable first is a program, judged as exec.
     pub const LOADER: u32 = 1 << 8;
+    /// `[exec.arguments]`: a program that may run only with arguments that its rules name.
+    pub const ARGUMENTS: u32 = 1 << 9;
+    /// The arguments are among those, or it is too early to know them: they are judged when the
+    /// new image is in place and before it runs.
+    pub const NAMED: u32 = 1 << 10;
     /// First bit of the built-in sets.
     pub const SET_SHIFT: u32 = 16;
     /// All bits of the built-in sets.
@@ -111,6 +116,8 @@ pub mod reason {
     pub const DOOMED: u8 = 6;
     /// The command that the person launched.
     pub const LAUNCH: u8 = 7;
+    /// The rules name the program, and not these arguments of it: `unlisted`.
+    pub const ARGUMENTS: u8 = 8;
 }
 
 /// [`Policy::mode`].
@@ -140,6 +147,8 @@ pub struct TableRef {
 pub struct Policy {
     /// The sets' patterns that begin with a path, the rules' patterns, the sets' floating ones.
     pub tables: [TableRef; TABLES],
+    /// Programs with the arguments that they may have, see [`crate::automaton::accepts_vector`].
+    pub arguments: TableRef,
     /// [`crate::network::AddressKey::table`] of this policy.
     pub network: u32,
     /// Number of the policy in the event stream (`policy` events), never reused.
@@ -164,6 +173,7 @@ impl Policy {
     /// A policy that speaks about nothing and allows everything.
     pub const EMPTY: Self = Self {
         tables: [TableRef { base: 0, classes: 0 }; TABLES],
+        arguments: TableRef { base: 0, classes: 0 },
         network: 0,
         id: 0,
         record: 0,
@@ -259,7 +269,7 @@ pub struct Label {
 
 wire!(
     TableRef = 8,
-    Policy = 96,
+    Policy = 104,
     Decision = 4,
     Tag = 16,
     InstanceState = 8,
@@ -302,7 +312,9 @@ pub fn decide_one(policy: &Policy, classes: u32, bit: usize) -> Decision {
     if classes & class::ALLOW_SECRET != 0 {
         return Decision { verdict: verdict::ALLOW, reason: reason::ALLOW_SECRET, set: 0, access };
     }
-    let listed = classes & ALLOWING[bit] != 0;
+    let unnamed =
+        access == access::EXEC && classes & (class::ARGUMENTS | class::NAMED) == class::ARGUMENTS;
+    let listed = classes & ALLOWING[bit] != 0 && !unnamed;
     let rules = if listed { verdict::ALLOW } else { policy.unlisted[bit] };
     let mut verdict = VERDICTS as u8;
     while verdict > verdict::ALLOW && verdict >= rules {
@@ -313,7 +325,11 @@ pub fn decide_one(policy: &Policy, classes: u32, bit: usize) -> Decision {
         }
         verdict -= 1;
     }
-    let reason = if listed { reason::LISTED } else { reason::UNLISTED };
+    let reason = match (listed, unnamed) {
+        (true, _) => reason::LISTED,
+        (false, true) => reason::ARGUMENTS,
+        (false, false) => reason::UNLISTED,
+    };
     Decision { verdict: rules, reason, set: 0, access }
 }
 
@@ -321,7 +337,7 @@ pub fn decide_one(policy: &Policy, classes: u32, bit: usize) -> Decision {
 const ALLOWING: [u32; access::COUNT] = [
     class::READ | class::WRITE,
     class::WRITE,
-    class::EXEC,
+    class::EXEC | class::ARGUMENTS,
     class::CONNECT,
     class::LISTEN,
     class::UNIX,
@@ -363,6 +379,23 @@ mod tests {
         assert_eq!(verdict_of(class::READ, access::WRITE), (verdict::DENY, reason::UNLISTED));
         assert_eq!(verdict_of(0, access::READ), (verdict::ALERT, reason::UNLISTED));
         assert_eq!(verdict_of(class::EXEC, access::EXEC), (verdict::ALLOW, reason::LISTED));
+    }
+
+    #[test]
+    fn a_program_with_rules_for_its_arguments_needs_named_ones() {
+        let exec = |classes| verdict_of(classes, access::EXEC);
+        let named = class::ARGUMENTS | class::NAMED;
+        for allowed in [0, class::EXEC] {
+            assert_eq!(exec(allowed | named), (verdict::ALLOW, reason::LISTED));
+            let unnamed = allowed | class::ARGUMENTS;
+            assert_eq!(exec(unnamed), (verdict::DENY, reason::ARGUMENTS));
+        }
+        // Elsewhere the bits say nothing, and arguments without rules neither.
+        assert_eq!(exec(class::NAMED), (verdict::DENY, reason::UNLISTED));
+        let read = verdict_of(class::READ | class::ARGUMENTS, access::READ);
+        assert_eq!(read, (verdict::ALLOW, reason::LISTED));
+        let secret = class::of_set(set::SECRETS);
+        assert_eq!(exec(secret | named), (verdict::KILL_TREE, reason::SET));
     }
 
     #[test]

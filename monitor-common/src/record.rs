@@ -127,6 +127,9 @@ pub mod flags {
     /// Reached through a mount that is not in the process's mount namespace, such as a detached
     /// one: such a path can be made to read like any other, and was not matched.
     pub const FOREIGN: u32 = 1 << 13;
+    /// The arguments of the program are among those that its rules name, or are judged by the event
+    /// that it runs.
+    pub const NAMED_ARGUMENTS: u32 = 1 << 14;
 }
 
 /// [`Record::did`]: what an open asked for.

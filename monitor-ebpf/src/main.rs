@@ -22,6 +22,7 @@ mod path;
 mod policy;
 mod scratch;
 mod unix_socket;
+mod vector;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// [`Rows`] in the kernel's map.
-struct KernelRows(*const Row);
+pub struct KernelRows(pub *const Row);
 
 impl Rows for KernelRows {
     #[inline(always)]
@@ -224,11 +224,19 @@ extern "C" fn decide_in_slot(slot: u32, classes: u32, bit: u32) -> u32 {
     u32::from_le_bytes([verdict, reason, set, access])
 }
 
+/// Judges a program whose arguments no rule names; keeps the stronger verdict, as [`judge_path`].
+#[inline(always)]
+pub fn judge_arguments(record: &mut Record, subject: &Subject, classes: u32) {
+    let decision = decide_under(subject, classes, access::EXEC);
+    keep_stronger(record, launched(subject, decision));
+}
+
 /// The command that the person launched needs no rule of its own; `deny` and the sets still hold.
 #[inline(always)]
 fn launched(subject: &Subject, decision: Decision) -> Decision {
     let launching = subject.tag.flags & tag_flags::LAUNCH != 0;
-    if launching && decision.access == access::EXEC && decision.reason == reason::UNLISTED {
+    let no_rule = matches!(decision.reason, reason::UNLISTED | reason::ARGUMENTS);
+    if launching && decision.access == access::EXEC && no_rule {
         return Decision { verdict: verdict::ALLOW, reason: reason::LAUNCH, ..decision };
     }
     decision
@@ -258,7 +266,9 @@ pub fn enforce(record: &mut Record, subject: &Subject, means: Means) -> bool {
         return false;
     }
     let cannot_signal = means == Means::RefuseOnly && decided == verdict::KILL;
-    if means == Means::KillOnly || decided == verdict::KILL_TREE || cannot_signal {
+    // An image that has not run an instruction is refused by killing it.
+    let too_late = means == Means::KillOnly && record.decision.reason != reason::ARGUMENTS;
+    if too_late || decided == verdict::KILL_TREE || cannot_signal {
         instance::doom(subject.tag.slot);
     }
     record.enforced = enforced::DENIED;

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `open`, a received descriptor | path and labels; procfs files of others also as `processes` |
 //! | `change` | each path that is changed, as a write |
-//! | `exec` | the file that runs, where the backend judged it by this event |
+//! | `exec` | the file that runs, where the backend judged it by this event, and its arguments |
 //! | `mount` | a write to the place, and `escape` |
 //! | addresses | the address table |
 //! | AF_UNIX | path or abstract name of the peer |
@@ -20,7 +20,7 @@ use monitor_common::{
 };
 
 use crate::{
-    event::{Body, Contact, Event, Exec, File, Observed, Rule},
+    event::{Body, Bytes, Contact, Event, Exec, File, Observed, Rule, Veil},
     rules::{Compiled, Subject},
 };
 
@@ -40,6 +40,7 @@ pub fn judge(event: &Event, rules: &Compiled) -> Decision {
         Body::Connect(contact) | Body::Send(contact) => peer(contact, access::CONNECT, rules),
         Body::Listen(contact) if contact.file.is_none() => peer(contact, access::LISTEN, rules),
         Body::Socket(_) => decide(&rules.policy, 0, access::CONNECT),
+        Body::Exec(exec) => executed(exec, observed.flags, rules),
         _ => cases(event, observed)
             .into_iter()
             .flatten()
@@ -56,21 +57,55 @@ pub fn judge_exec(event: &Event, rules: &Compiled) -> Decision {
     let (Some(observed), Body::Exec(exec)) = (&event.observed, &event.body) else {
         return Decision::default();
     };
-    let asked = access::EXEC;
-    let script = (!exec.interpreter.is_empty()).then(|| exec.file.path.as_bytes());
-    let files = [Some(program(exec)), script];
-    let decision = files.into_iter().flatten().fold(Decision::default(), |so_far, path| {
-        let case = Case { path: Some(path), classes: exec.file.labels, asked };
-        stronger(so_far, case.decide(observed.flags, rules))
-    });
+    let script = (!exec.interpreter.is_empty()).then(|| (exec.file.path.as_bytes(), 0));
+    let files = [Some((program(exec), named(exec, observed.flags, rules))), script];
+    let decision =
+        files.into_iter().flatten().fold(Decision::default(), |so_far, (path, named)| {
+            stronger(so_far, program_case(exec, path, named).decide(observed.flags, rules))
+        });
     allow_launch(event, observed, decision)
+}
+
+fn program_case<'a>(exec: &'a Exec, path: &'a [u8], named: u32) -> Case<'a> {
+    Case { path: Some(path), classes: exec.file.labels | named, asked: access::EXEC }
+}
+
+/// The verdict on an exec as the backend came to it: the file before it took effect or by this
+/// event, and the arguments by this event.
+fn executed(exec: &Exec, seen: u32, rules: &Compiled) -> Decision {
+    let path = program(exec);
+    if seen & flags::CHECK != 0 {
+        let named = if seen & flags::NAMED_ARGUMENTS != 0 { class::NAMED } else { 0 };
+        return program_case(exec, path, named).decide(seen, rules);
+    }
+    let case = program_case(exec, path, named(exec, seen, rules));
+    let judged_before = seen & flags::AFTER == 0;
+    let bound = seen & (flags::TRUNCATED | flags::FOREIGN) != 0;
+    let needs_named =
+        || rules.classify_path(path) & class::ARGUMENTS != 0 && case.classes & class::NAMED == 0;
+    if judged_before && (bound || !needs_named()) {
+        return Decision::default();
+    }
+    case.decide(seen, rules)
+}
+
+/// [`class::NAMED`] if the rules name these arguments of the program. Where the recording holds
+/// them in another form, or not at all, the kernel's word stands.
+fn named(exec: &Exec, seen: u32, rules: &Compiled) -> u32 {
+    let known = exec.argv.split_first().filter(|_| !exec.argv.iter().all(Veil::is_hashed));
+    let is_named = match known {
+        _ if seen & (flags::ARGV_TRUNCATED | flags::UNREADABLE) != 0 => false,
+        Some((_, rest)) => rules.names_arguments(program(exec), rest.iter().map(Bytes::as_bytes)),
+        None => seen & flags::NAMED_ARGUMENTS != 0,
+    };
+    if is_named { class::NAMED } else { 0 }
 }
 
 /// The command that the person launched needs no rule of its own. It is the first that its process
 /// executes, so that the process has run nothing before.
 fn allow_launch(event: &Event, observed: &Observed, decision: Decision) -> Decision {
     let launched = matches!(event.body, Body::Exec(_)) && observed.process.image.exe.is_empty();
-    if launched && decision.reason == reason::UNLISTED {
+    if launched && matches!(decision.reason, reason::UNLISTED | reason::ARGUMENTS) {
         return Decision { verdict: verdict::ALLOW, reason: reason::LAUNCH, ..decision };
     }
     decision
@@ -90,9 +125,6 @@ fn cases<'a>(event: &'a Event, observed: &Observed) -> [Option<Case<'a>>; 2] {
         }
         Body::Process { target, .. } if is_outside(target, event) => one(by_set(set::PROCESSES)),
         Body::Bpf { .. } | Body::Namespace => one(by_set(set::ESCAPE)),
-        Body::Exec(exec) if observed.flags & (flags::CHECK | flags::AFTER) != 0 => {
-            one(Case { path: Some(program(exec)), ..file_case(&exec.file, 0, access::EXEC) })
-        }
         Body::Change { op, file, second } => {
             let first = file_case(file, 0, access::WRITE);
             let second = matches!(*op, change::RENAME | change::LINK).then(|| Case {

@@ -6,8 +6,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_user, programs::RawTracePointContext};
 use monitor_common::{
-    limits::PATH_MAX,
+    limits::{ARGV_MAX, PATH_MAX},
     policy::{Label, Tag},
+    record::{ARGV, PATH},
 };
 
 use crate::{
@@ -16,7 +17,8 @@ use crate::{
     label,
     maps::POLICIES,
     policy,
-    scratch::Claim,
+    scratch::{Claim, STRING_AT},
+    vector,
 };
 
 /// Arguments: a descriptor of the caller, then the [`Label`] to add. The key is written here, so
@@ -88,6 +90,39 @@ pub extern "C" fn control_classify(ctx: *mut c_void) -> i32 {
     }
     scratch.record.lengths[0] = length as u16;
     policy::classify(scratch, 0, slot) as i32
+}
+
+/// Arguments: the slot of a policy, address and length of a path in the caller's memory, and of
+/// arguments. 1 if the policy names them for the program, by the same function as the hooks call.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tracepoint/control_vector")]
+pub extern "C" fn control_vector(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let slot = ctx.arg::<u64>(0) as u32;
+    let (path, arguments) = (ctx.arg::<u64>(2), ctx.arg::<u64>(4));
+    if POLICIES.get(slot).is_none() || path >= PATH_MAX as u64 || arguments > ARGV_MAX as u64 {
+        return UNREADABLE;
+    }
+    let (path, arguments) = (path as u32 & 0xfff, arguments as u32 & 0x7fff);
+    let Some(mut claim) = Claim::new() else { return UNREADABLE };
+    let scratch = claim.scratch();
+    emit::begin(scratch, 0);
+    let strings = scratch.strings.as_mut_ptr();
+    // SAFETY: of paths at most 4,095 bytes are written where 4,104 are, of arguments at most 32 KiB
+    // where 36 are.
+    let unreadable = unsafe {
+        let (path_at, arguments_at) = (ctx.arg::<u64>(1), ctx.arg::<u64>(3));
+        let behind = strings.add(STRING_AT[ARGV] as usize).cast::<c_void>();
+        bpf_probe_read_user(strings.cast::<c_void>(), path, path_at as *const c_void) != 0
+            || bpf_probe_read_user(behind, arguments, arguments_at as *const c_void) != 0
+    };
+    if unreadable {
+        return UNREADABLE;
+    }
+    scratch.record.lengths[PATH] = path as u16;
+    scratch.record.lengths[ARGV] = arguments as u16;
+    policy::classify(scratch, PATH, slot);
+    vector::is_named(scratch, slot) as i32
 }
 
 /// The `struct file` behind a descriptor of a task that [`load!`] can read, 0 when there is none.

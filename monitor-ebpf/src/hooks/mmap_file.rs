@@ -29,7 +29,8 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
             instance::set_flags(subject.ids, subject.tag.flags & !tag_flags::LOADER);
             judge::lsm_for(&subject, kind::EXEC, |scratch, subject| {
                 scratch.record.flags |= flags::CHECK | flags::LOADER;
-                judge_executable(scratch, subject, file);
+                // Its arguments are those of the loader: no rule names them.
+                judge_executable(scratch, subject, file, 0);
             })
         }
         Current::Tagged(_) => 0,

@@ -1,5 +1,6 @@
 //! A new image runs: what, through which interpreter, with which arguments. The lsm backend has
-//! judged the files before; the tracepoint backend judges here and can only kill.
+//! judged the files before; the tracepoint backend judges here and can only kill. Arguments are
+//! judged here on both: the new image has not run an instruction, and a kill is as good as a refusal.
 
 use core::ffi::c_void;
 
@@ -22,6 +23,7 @@ use crate::{
     path::{self, Place},
     policy::{self, Means},
     scratch::{STRING_AT, Scratch},
+    vector,
 };
 
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, on the
@@ -47,7 +49,8 @@ pub fn sched_process_exec_judge(ctx: BtfTracePointContext) -> i32 {
     if let Current::Tagged(subject) = instance::current() {
         judge::run(&subject, kind::EXEC, Means::KillOnly, |scratch, subject| {
             scratch.record.flags |= flags::AFTER;
-            judge_executable(scratch, subject, field!(bprm, binprm_file));
+            judge_executable(scratch, subject, field!(bprm, binprm_file), class::NAMED);
+            scratch.record.flags &= !flags::NAMED_ARGUMENTS;
             finish(scratch, subject, task, bprm);
         });
     }
@@ -67,9 +70,9 @@ fn describe_file(scratch: &mut Scratch, file: Address) {
 /// Script, working directory and arguments; and what the tag has to remember of this exec.
 #[inline(always)]
 fn finish(scratch: &mut Scratch, subject: &Subject, task: Address, bprm: Address) {
-    let loader = policy::classify(scratch, 0, subject.slot) & class::LOADER;
+    let classes = policy::classify(scratch, 0, subject.slot);
     let kept = subject.tag.flags & !(tag_flags::LAUNCH | tag_flags::LOADER);
-    let new = if loader != 0 { kept | tag_flags::LOADER } else { kept };
+    let new = if classes & class::LOADER != 0 { kept | tag_flags::LOADER } else { kept };
     if new != subject.tag.flags {
         instance::set_flags(subject.ids, new);
     }
@@ -77,6 +80,7 @@ fn finish(scratch: &mut Scratch, subject: &Subject, task: Address, bprm: Address
     let fs: Address = field!(task, task_fs);
     path::resolve(scratch, CWD, Place::of_path(fs.wrapping_add(offset!(fs_pwd) as u64)));
     read_arguments(scratch, field!(task, task_mm));
+    vector::judge(scratch, subject, classes);
 }
 
 /// The name that was executed, when an interpreter runs in its place.

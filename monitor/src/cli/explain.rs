@@ -3,7 +3,8 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, Write},
+    fs::File,
+    io::{self, Read as _, Write},
     net::{IpAddr, SocketAddr},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -15,24 +16,25 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use monitor_common::{
     network::{mapped_v4, protocol},
-    policy::{access, set, verdict},
+    policy::{Decision, access, reason, set, verdict},
 };
 use serde_json::{Value, json};
 
 use super::{
     exit, finish,
-    rule_options::{BackendOption, RuleOptions, effect},
+    rule_options::{BackendOption, RuleOptions, effect, effect_on_arguments},
 };
 use crate::{
     event::World,
+    kernel::Backend,
     replay::last_policy,
     rules::{self, Compiled, Explanation, Loaded, RuleRef, Subject, resolved_path},
 };
 
 /// Says which rule decides about one access.
 ///
-/// Examples: explain --server github read ~/.ssh/id_rsa; explain connect 10.0.0.1:443/tcp;
-/// explain unix @/tmp/.X11-unix/X0
+/// Examples: explain --server github read ~/.ssh/id_rsa; explain exec /usr/bin/git clone URL;
+/// explain connect 10.0.0.1:443/tcp; explain unix @/tmp/.X11-unix/X0
 #[derive(Args)]
 pub struct Arguments {
     /// What is asked
@@ -41,6 +43,9 @@ pub struct Arguments {
     /// A path, an address with its port (/tcp unless /udp), or @NAME of an abstract socket
     #[arg(value_name = "TARGET")]
     target: OsString,
+    /// The arguments of a program, behind all options
+    #[arg(value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
     #[command(flatten)]
     rules: RuleOptions,
     /// Ask the rules that were last in force in this recording (or --rules in their place), on the
@@ -86,7 +91,13 @@ enum Target {
 
 /// Runs the verb.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    let target = match target(arguments.access, &arguments.target) {
+    let target = target(arguments.access, &arguments.target).and_then(|target| {
+        match (arguments.access, arguments.arguments.first()) {
+            (Access::Exec, _) | (_, None) => Ok(target),
+            (_, Some(first)) => bail!("{}: only programs have arguments", first.display()),
+        }
+    });
+    let target = match target {
         Ok(target) => target,
         Err(error) => {
             let _ = writeln!(io::stderr(), "mcp-monitor: {error:#}");
@@ -142,6 +153,7 @@ fn address(text: &OsStr) -> anyhow::Result<Target> {
 fn run(arguments: &Arguments, mut target: Target) -> anyhow::Result<()> {
     let (loaded, world) = load(arguments)?;
     let compiled = rules::compile(&loaded)?;
+    let vector: Vec<&[u8]> = arguments.arguments.iter().map(|text| text.as_bytes()).collect();
     let (subject, labels) = match &mut target {
         Target::Path(path) => {
             *path = place_in(path, world.as_ref())?;
@@ -150,7 +162,12 @@ fn run(arguments: &Arguments, mut target: Target) -> anyhow::Result<()> {
                 Some(_) => 0,
                 None => compiled.labels_of(Path::new(OsStr::from_bytes(path))),
             };
-            (Subject::Path(path), labels)
+            match arguments.access {
+                // What an interpreter runs has no arguments of its own.
+                Access::Exec if world.is_none() && is_script(path) => (Subject::Path(path), labels),
+                Access::Exec => (Subject::Program { path, arguments: &vector }, labels),
+                _ => (Subject::Path(path), labels),
+            }
         }
         Target::Address { address, port, protocol } => {
             (Subject::Address { address: *address, port: *port, protocol: *protocol }, 0)
@@ -163,6 +180,32 @@ fn run(arguments: &Arguments, mut target: Target) -> anyhow::Result<()> {
         print_text(arguments, &target, &loaded, &explanation)?;
     }
     Ok(())
+}
+
+/// Whether a file is there that the processor does not run by itself.
+fn is_script(path: &[u8]) -> bool {
+    let mut head = [0; 4];
+    let opened = File::open(OsStr::from_bytes(path));
+    opened.is_ok_and(|mut file| file.read_exact(&mut head).is_err() || head != *b"\x7fELF")
+}
+
+/// A script that rules name with arguments, which are those of its interpreter.
+fn is_refused_script(arguments: &Arguments, target: &Target, explanation: &Explanation) -> bool {
+    let Target::Path(path) = target else { return false };
+    let unnamed = explanation.decision.reason == reason::ARGUMENTS;
+    unnamed && arguments.events.is_none() && is_script(path)
+}
+
+/// What a backend makes of the decision.
+fn outcome(backend: Backend, decision: Decision, script: bool) -> String {
+    let Decision { verdict, access, .. } = decision;
+    match (decision.reason, backend) {
+        (reason::ARGUMENTS, Backend::Tracepoint) if script => {
+            "allowed: this backend judges the interpreter alone".to_owned()
+        }
+        (reason::ARGUMENTS, _) if !script => effect_on_arguments(verdict),
+        _ => effect(backend, access, verdict),
+    }
 }
 
 /// The rules that are asked, and the machine that they are from when it is another one.
@@ -204,6 +247,7 @@ fn print_text(
     explanation: &Explanation,
 ) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    let script = is_refused_script(arguments, target, explanation);
     let asked = explanation.decision.access.trailing_zeros() as usize;
     let target = shown(arguments, target);
     writeln!(out, "{}: {} {target}", verdict_name(explanation), access::NAMES[asked])?;
@@ -219,12 +263,17 @@ fn print_text(
     for rule in explanation.matching.iter().filter(|rule| Some(*rule) != explanation.by.as_ref()) {
         writeln!(out, "  also in    {}", place(rule))?;
     }
+    if script {
+        writeln!(
+            out,
+            "  it is a script: name its arguments at its interpreter, and it in exec.allow"
+        )?;
+    }
     if loaded.mode == rules::Mode::Observe {
         writeln!(out, "  mode observe: nothing is refused, the verdict is recorded")?;
     }
     for backend in arguments.backend.backends() {
-        let effect = effect(*backend, explanation.decision.access, explanation.decision.verdict);
-        writeln!(out, "  {backend}: {effect}")?;
+        writeln!(out, "  {backend}: {}", outcome(*backend, explanation.decision, script))?;
     }
     Ok(())
 }
@@ -237,6 +286,7 @@ fn print_json(
     explanation: &Explanation,
 ) -> io::Result<()> {
     let rule = |rule: &RuleRef| json!({"file": rule.file, "line": rule.line, "list": rule.list, "text": rule.text});
+    let script = is_refused_script(arguments, target, explanation);
     let sets: Vec<&str> = (0..set::COUNT)
         .filter(|set| explanation.classes & monitor_common::policy::class::of_set(*set) != 0)
         .map(|set| set::NAMES[set])
@@ -254,7 +304,7 @@ fn print_json(
         "states": compiled.tables.iter().map(|table| table.rows.len()).collect::<Vec<_>>(),
     });
     for backend in arguments.backend.backends() {
-        let effect = effect(*backend, explanation.decision.access, explanation.decision.verdict);
+        let effect = outcome(*backend, explanation.decision, script);
         value["backends"][backend.to_string()] = json!(effect);
     }
     writeln!(io::stdout(), "{value:#}")

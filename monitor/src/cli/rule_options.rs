@@ -107,3 +107,13 @@ pub fn effect(backend: Backend, asked: u8, verdict: u8) -> String {
         _ => format!("not refused{killed}, judged by the name that the call gave"),
     }
 }
+
+/// What every backend makes of a verdict on the arguments of a program.
+pub fn effect_on_arguments(verdict: u8) -> String {
+    let end = if verdict == verdict::KILL_TREE { ", and the whole tree" } else { "" };
+    match verdict {
+        verdict::ALLOW => "allowed".to_owned(),
+        verdict::ALERT => "allowed and reported".to_owned(),
+        _ => format!("killed before the program runs an instruction{end}"),
+    }
+}

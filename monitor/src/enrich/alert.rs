@@ -299,6 +299,7 @@ fn ground(violation: &Violation) -> String {
         reason::SET => format!("it is in the set {}{rule}", set::NAMES[usize::from(decision.set)]),
         reason::DENY => format!("a deny rule names it{rule}"),
         reason::BOUND => "it exceeds a bound, so nothing could be matched".to_owned(),
+        reason::ARGUMENTS => format!("no rule names these arguments of the program{rule}"),
         reason::DOOMED => "the server has been sentenced already".to_owned(),
         _ => format!("no rule allows this {}{rule}", access_word(decision.access)),
     }

@@ -19,7 +19,9 @@ struct Echo;
 impl Explain for Echo {
     fn blame(&self, subject: Subject<'_>, decision: Decision) -> Option<Rule> {
         let text = match subject {
-            Subject::Path(path) => String::from_utf8_lossy(path).into_owned(),
+            Subject::Path(path) | Subject::Program { path, .. } => {
+                String::from_utf8_lossy(path).into_owned()
+            }
             Subject::Address { address, port, protocol } => {
                 format!("{}:{port}/{protocol}", std::net::Ipv6Addr::from(address))
             }

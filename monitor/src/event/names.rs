@@ -136,13 +136,13 @@ pub(super) const ANSWERED: [&str; 4] = ["none", "denied", "killed", "denied+kill
 const _: () = assert!(enforced::DENIED_AND_KILLED as usize == ANSWERED.len() - 1);
 
 /// Words for [`reason`], by number.
-pub(super) const REASONS: [&str; 8] =
-    ["listed", "unlisted", "deny", "allow_secret", "set", "bound", "doomed", "launch"];
-const _: () = assert!(reason::LAUNCH as usize == REASONS.len() - 1);
+pub(super) const REASONS: [&str; 9] =
+    ["listed", "unlisted", "deny", "allow_secret", "set", "bound", "doomed", "launch", "arguments"];
+const _: () = assert!(reason::ARGUMENTS as usize == REASONS.len() - 1);
 
 /// Words for those [`flags`] that stand in the line's `flags` list, by bit number; empty where a
 /// field of its own says it.
-pub(super) const FLAGS: [&str; 14] = [
+pub(super) const FLAGS: [&str; 15] = [
     "",
     "argv_truncated",
     "detached",
@@ -157,8 +157,9 @@ pub(super) const FLAGS: [&str; 14] = [
     "unreadable",
     "check",
     "foreign",
+    "named_arguments",
 ];
-const _: () = assert!(flags::FOREIGN == 1 << (FLAGS.len() - 1));
+const _: () = assert!(flags::NAMED_ARGUMENTS == 1 << (FLAGS.len() - 1));
 
 /// Those [`flags`] that are fields of their own when set.
 pub(super) const FLAG_FIELDS: [(u32, &str); 2] =

@@ -35,6 +35,11 @@ impl fmt::Display for Privacy {
     }
 }
 
+/// What hashes begin with.
+const HASHED: &str = "hashed:";
+/// Hexadecimal digits of them.
+const HASH_LEN: usize = 32;
+
 /// Carries out the setting.
 #[derive(Clone, Default)]
 pub struct Veil {
@@ -77,7 +82,13 @@ impl Veil {
 
     fn hashed(&self, content: &[u8]) -> Bytes {
         let hash = blake3::keyed_hash(&self.key, content).to_hex();
-        Bytes::from(format!("hashed:{}", &hash[..32]).as_str())
+        Bytes::from(format!("{HASHED}{}", &hash[..HASH_LEN]).as_str())
+    }
+
+    /// Whether an argument may be a hash.
+    pub fn is_hashed(argument: &Bytes) -> bool {
+        let hash = argument.as_bytes().strip_prefix(HASHED.as_bytes());
+        hash.is_some_and(|hash| hash.len() == HASH_LEN && hash.iter().all(u8::is_ascii_hexdigit))
     }
 }
 
@@ -105,7 +116,8 @@ mod tests {
         let hashed = kept(Privacy::Hashed, Some(&[1; 32]), &["a", "b", "a"]);
         assert_eq!(hashed[0], hashed[2]);
         assert_ne!(hashed[0], hashed[1]);
-        assert!(hashed.iter().all(|text| text.starts_with("hashed:") && text.len() == 39));
+        assert!(hashed.iter().all(|text| Veil::is_hashed(&Bytes::from(text.as_str()))));
+        assert!(!Veil::is_hashed(&Bytes::from("hashed:a")));
         assert_ne!(hashed[0], kept(Privacy::Hashed, Some(&[2; 32]), &["a"])[0]);
         assert_ne!(hashed[0], kept(Privacy::Hashed, None, &["a"])[0]);
     }

@@ -308,7 +308,7 @@ impl Line<'_> {
             set,
             access: access as u8,
         };
-        debug_assert!(decision.reason <= reason::LAUNCH);
+        debug_assert!(decision.reason <= reason::ARGUMENTS);
         let category = self.category.as_ref().ok_or_else(|| self.missing("category"))?;
         let enforced = self.enforced.as_ref().ok_or_else(|| self.missing("enforced"))?;
         Ok(Some(Violation {

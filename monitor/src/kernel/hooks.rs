@@ -329,9 +329,13 @@ fn attach_type(program: &str) -> u32 {
     }
 }
 
+/// Programs that userspace runs itself.
+const CONTROLS: [&str; 5] =
+    ["control_label", "control_tag", "control_untag", "control_classify", "control_vector"];
+
 /// Loads the programs that userspace runs itself.
 pub fn load_controls(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    for name in ["control_label", "control_tag", "control_untag", "control_classify"] {
+    for name in CONTROLS {
         control(ebpf, name)?.load().map_err(|error| KernelError::program(name, error))?;
     }
     Ok(())

@@ -301,6 +301,7 @@ impl Kernel {
         let parts = policies::Parts {
             policy: &compiled.policy,
             tables: &compiled.tables,
+            arguments: Some(&compiled.arguments),
             addresses: &compiled.addresses,
         };
         self.policies.install(id, &parts)
@@ -426,6 +427,27 @@ impl Kernel {
         match self.control("control_classify", &arguments)? {
             u32::MAX => Err(KernelError::Classify(path.len())),
             classes => Ok(classes),
+        }
+    }
+
+    /// Whether the kernel finds that an installed policy names these arguments (with argv\[0\], each
+    /// ended by NUL) for a program, by the function that the hooks call.
+    ///
+    /// # Errors
+    /// When either is too long for the kernel side, or the policy is gone.
+    pub fn names_arguments(
+        &mut self,
+        slot: Slot,
+        program: &[u8],
+        vector: &[u8],
+    ) -> Result<bool, KernelError> {
+        let place = |bytes: &[u8]| [bytes.as_ptr() as u64, bytes.len() as u64];
+        let [program_at, program_len] = place(program);
+        let [vector_at, vector_len] = place(vector);
+        let arguments = [slot.number(), program_at, program_len, vector_at, vector_len];
+        match self.control("control_vector", &arguments)? {
+            u32::MAX => Err(KernelError::Classify(program.len().max(vector.len()))),
+            named => Ok(named != 0),
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Parts<'a> {
     pub policy: &'a Policy,
     /// At most [`monitor_common::policy::TABLES`] automata; those without rows are absent.
     pub tables: &'a [Automaton],
+    /// Programs with their arguments.
+    pub arguments: Option<&'a Automaton>,
     /// Bits of the address prefix, address, port rules.
     pub addresses: &'a [(u8, [u8; 16], AddressRules)],
 }
@@ -121,7 +123,8 @@ impl Policies {
         installed: &mut Installed,
     ) -> Result<(), KernelError> {
         let mut policy = Policy { id, network: id, ..*parts.policy };
-        for (place, table) in policy.tables.iter_mut().zip(parts.tables) {
+        let arguments = parts.arguments.map(|table| (&mut policy.arguments, table));
+        for (place, table) in policy.tables.iter_mut().zip(parts.tables).chain(arguments) {
             *place = self.table(table)?;
             if place.base != 0 {
                 installed.digests.push(table.digest);
@@ -173,7 +176,8 @@ impl Policies {
             return Ok(None);
         }
         let policy = self.policies.get(&slot, 0).map_err(KernelError::Map)?;
-        let tables = || policy.tables.iter().zip(&compiled.tables);
+        let arguments = (&policy.arguments, &compiled.arguments);
+        let tables = || policy.tables.iter().zip(&compiled.tables).chain([arguments]);
         let same = |(place, table): (&TableRef, &Automaton)| match table.rows.len() {
             0 => place.base == 0,
             _ => place.base != 0 && self.rows.holds(place.base, &table.rows),

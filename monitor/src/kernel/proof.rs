@@ -35,7 +35,8 @@ pub fn run(kernel: &mut Kernel) -> Result<(), KernelError> {
 }
 
 fn attempt(kernel: &mut Kernel, path: &CString) -> Result<i32, KernelError> {
-    let parts = Parts { policy: &REFUSE_EVERYTHING, tables: &[], addresses: &[] };
+    let policy = &REFUSE_EVERYTHING;
+    let parts = Parts { policy, tables: &[], arguments: None, addresses: &[] };
     let slot = kernel.policies.install(u32::MAX, &parts)?;
     kernel.bind(INSTANCE, slot)?;
     let child = Child::fork(path).map_err(KernelError::Proof)?;

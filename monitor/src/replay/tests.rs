@@ -4,13 +4,14 @@ use std::{fs, path::Path};
 
 use monitor_common::{
     policy::mode,
-    record::{Record, did, kind},
+    record::{Record, did, flags, kind},
 };
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     decode::{blank, decode, encode},
+    event::{Privacy, Veil},
     rules::{self, Bindings, Compiled, Mode, SearchPath},
     segment::{Header, recordings},
     sink::recording::{Destination, Limits, RecordingOptions, SegmentWriter},
@@ -394,4 +395,32 @@ fn a_recording_without_its_world_is_taken_as_it_is() {
     let (counts, alerts) = replay_all(&folder);
     assert_eq!(alerts, recorded(&folder));
     assert_eq!(counts.unjudged, counts.events);
+}
+
+#[test]
+fn arguments_are_judged_again_in_whatever_form_they_are_kept() {
+    let rules = "[exec]\nallow = [\"/bin/sh\"]\n[exec.arguments]\n\"/nobin/git\" = [[\"status\"]]\n\
+                 [response]\nunlisted = { exec = \"deny\" }\n";
+    let folder = rules_folder(rules);
+    let (compiled, _) = compile(folder.path(), Mode::Enforce);
+    let asked =
+        [("status", flags::NAMED_ARGUMENTS), ("push", 0), ("status", flags::ARGV_TRUNCATED)];
+    for privacy in [Privacy::Full, Privacy::Hashed, Privacy::Off] {
+        for (argument, seen) in asked {
+            let mut enricher = fresh();
+            enricher.veil(Veil::new(privacy, None).unwrap());
+            let mut out = Vec::new();
+            for (path, vector) in
+                [("/bin/sh", "sh\0"), ("/nobin/git", &format!("git\0{argument}\0"))]
+            {
+                let record = Record { flags: seen, tgid: 10, start_ns: 1, ..blank(kind::EXEC) };
+                let strings = [path.as_bytes(), b"", b"/", vector.as_bytes()];
+                enricher.record(&decode(&encode(record, strings)).unwrap(), &mut out);
+            }
+            let decision = judge::judge(&out[1], &compiled);
+            let named = seen == flags::NAMED_ARGUMENTS;
+            let wanted = if named { verdict::ALLOW } else { verdict::DENY };
+            assert_eq!(decision.verdict, wanted, "{privacy} {argument} {seen:#x}");
+        }
+    }
 }

@@ -33,6 +33,8 @@ pub fn answer(record: &Record) -> Answer {
     match record.enforced {
         _ if record.decision.verdict == verdict::KILL_TREE => Answer::Tree,
         _ if record.decision.reason == reason::DOOMED => Answer::Tree,
+        // The image had not run an instruction.
+        enforced::KILLED if record.decision.reason == reason::ARGUMENTS => Answer::Nothing,
         // A kill instead of a refusal: the call had been carried out, and descriptors may be
         // shared with the rest of the tree, which the kernel has sentenced.
         enforced::KILLED => Answer::Tree,
@@ -131,6 +133,15 @@ mod tests {
     #[test]
     fn a_deny_that_the_kernel_could_only_answer_by_killing_ends_the_tree() {
         let record = record(mode::ENFORCE, verdict::DENY, enforced::KILLED);
+        assert_eq!(answer(&record), Answer::Tree);
+    }
+
+    #[test]
+    fn a_program_that_was_killed_before_it_ran_ends_nothing_more() {
+        let mut record = record(mode::ENFORCE, verdict::DENY, enforced::KILLED);
+        record.decision.reason = reason::ARGUMENTS;
+        assert_eq!(answer(&record), Answer::Nothing);
+        record.decision.verdict = verdict::KILL_TREE;
         assert_eq!(answer(&record), Answer::Tree);
     }
 

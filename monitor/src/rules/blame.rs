@@ -18,6 +18,13 @@ pub enum Subject<'a> {
     /// A file, program or AF_UNIX socket by its resolved path; abstract socket names begin with
     /// `@`.
     Path(&'a [u8]),
+    /// A program with its arguments, without argv\[0\].
+    Program {
+        /// Its resolved path.
+        path: &'a [u8],
+        /// Each argument.
+        arguments: &'a [&'a [u8]],
+    },
     /// A destination.
     Address {
         /// IPv6, IPv4 as `::ffff:a.b.c.d`.
@@ -66,6 +73,7 @@ impl Compiled {
             reason::DENY => class::DENY,
             reason::ALLOW_SECRET => class::ALLOW_SECRET,
             reason::SET => class::of_set(set),
+            reason::ARGUMENTS => class::ARGUMENTS,
             reason::LISTED => allowing(decision.access) & classes,
             reason::UNLISTED => return Some(self.unlisted(decision.access)),
             _ => return None,
@@ -81,7 +89,7 @@ impl Compiled {
     /// it stands.
     pub fn matching(&self, subject: Subject<'_>, access: u8) -> Vec<(u32, usize, RuleRef)> {
         match subject {
-            Subject::Path(path) => {
+            Subject::Path(path) | Subject::Program { path, .. } => {
                 let rules = self.rules.paths.iter().filter(|rule| rule.pattern.matches(path));
                 let specific = |rule: &PathRule| rule.pattern.prefix.len();
                 // Where several are equally long the first in the text is named.
@@ -95,6 +103,14 @@ impl Compiled {
                 rules.rev().filter(hit).map(|r| (r.class, 0, RuleRef::of(&r.origin))).collect()
             }
         }
+    }
+
+    /// Entries of `exec.arguments` that name these arguments of a program.
+    pub(super) fn vectors_naming(&self, program: &[u8], arguments: &[&[u8]]) -> Vec<RuleRef> {
+        let naming = self.rules.vectors.iter().filter(|rule| rule.matches(program, arguments));
+        let mut all: Vec<RuleRef> = naming.map(|rule| RuleRef::of(&rule.origin)).collect();
+        all.dedup();
+        all
     }
 
     fn unlisted(&self, access: u8) -> RuleRef {
@@ -130,7 +146,7 @@ fn allowing(access: u8) -> u32 {
     match access {
         access::READ => class::READ | class::WRITE,
         access::WRITE => class::WRITE,
-        access::EXEC => class::EXEC,
+        access::EXEC => class::EXEC | class::ARGUMENTS,
         access::CONNECT => class::CONNECT,
         access::LISTEN => class::LISTEN,
         _ => class::UNIX,

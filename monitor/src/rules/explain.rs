@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use monitor_common::policy::{Decision, access, decide};
+use monitor_common::policy::{Decision, access, class, decide, reason};
 
 use crate::event::World;
 
@@ -31,9 +31,15 @@ pub struct Explanation {
 impl Compiled {
     /// Explains one access; `labels` are class bits that the inode carries.
     pub fn explain(&self, subject: Subject<'_>, labels: u32, access: u8) -> Explanation {
+        let mut vectors = Vec::new();
         let classes = labels
             | match subject {
                 Subject::Path(path) => self.classify_path(path),
+                Subject::Program { path, arguments } => {
+                    vectors = self.vectors_naming(path, arguments);
+                    let is_named = self.names_arguments(path, arguments.iter().copied());
+                    self.classify_path(path) | if is_named { class::NAMED } else { 0 }
+                }
                 Subject::Address { address, port, protocol } if access == access::LISTEN => {
                     self.classify_local(address, port, protocol)
                 }
@@ -48,7 +54,11 @@ impl Compiled {
                 matching.push(rule);
             }
         }
-        let by = self.blame(subject, classes, decision);
+        let by = match vectors.first() {
+            Some(vector) if decision.reason == reason::LISTED => Some(vector.clone()),
+            _ => self.blame(subject, classes, decision),
+        };
+        matching.splice(0..0, vectors);
         Explanation { classes, decision, by, matching }
     }
 

@@ -16,6 +16,7 @@ macro_rules! behaviours {
 
 behaviours! {
     addresses,
+    arguments,
     automaton,
     changes,
     disk,

@@ -15,9 +15,8 @@ use std::collections::{BTreeSet, HashMap};
 use monitor_common::automaton::{ABSORBING, BYTE_CLASSES, ByteClasses, NUL_CLASS, Row};
 
 use super::{
-    super::pattern::Pattern,
     Automaton,
-    nodes::{Bytes, Id, Loop, NAME, Nodes, contains},
+    nodes::{Bytes, Id, Kind, Loop, NAME, Nodes, Step, contains},
 };
 
 /// Rows that 16-bit row numbers can tell apart.
@@ -35,17 +34,21 @@ pub enum TooLarge {
 }
 
 /// Builds the table of patterns with their class bits.
-pub fn build(patterns: &[(&Pattern, u32)], rows_max: usize) -> Result<Automaton, TooLarge> {
+pub fn build(
+    patterns: &[(Vec<Step>, u32)],
+    kind: Kind,
+    rows_max: usize,
+) -> Result<Automaton, TooLarge> {
     if patterns.is_empty() {
         let classes = ByteClasses { class: [0; 256] };
         return Ok(Automaton { rows: Vec::new(), classes, digest: [0; 32] });
     }
-    let (nodes, start) = Nodes::of(patterns);
+    let (nodes, start) = Nodes::of(patterns, kind);
     let (class, columns) = byte_classes(&nodes);
     if columns > BYTE_CLASSES {
         return Err(TooLarge::Classes(columns));
     }
-    let mut table = Table::new(&nodes, class, columns, rows_max);
+    let mut table = Table::new(&nodes, kind, class, columns, rows_max);
     table.fill(start)?;
     Ok(table.lay_out())
 }
@@ -76,8 +79,21 @@ struct State {
     nodes: Vec<Id>,
 }
 
+/// What follows a state.
+struct Next {
+    /// On every byte.
+    always: Vec<Id>,
+    /// On every byte but NUL.
+    text: Vec<Id>,
+    /// On every byte but NUL and `/`.
+    names: Vec<Id>,
+    /// On those of each class.
+    by_class: Vec<Vec<Id>>,
+}
+
 struct Table<'a> {
     graph: &'a Nodes,
+    kind: Kind,
     class: [u8; 256],
     /// Byte classes of each set of bytes.
     classes_of: HashMap<Bytes, Vec<u8>>,
@@ -90,11 +106,17 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    fn new(graph: &'a Nodes, class: [u8; 256], columns: usize, rows_max: usize) -> Self {
+    fn new(
+        graph: &'a Nodes,
+        kind: Kind,
+        class: [u8; 256],
+        columns: usize,
+        rows_max: usize,
+    ) -> Self {
         let mut classes_of = HashMap::new();
         for (bytes, _) in graph.nodes.iter().flat_map(|node| &node.edges) {
             classes_of.entry(*bytes).or_insert_with(|| {
-                let within = (1..=u8::MAX).filter(|byte| contains(bytes, *byte));
+                let within = (0..=u8::MAX).filter(|byte| contains(bytes, *byte));
                 let of: BTreeSet<u8> = within.map(|byte| class[usize::from(byte)]).collect();
                 of.into_iter().collect()
             });
@@ -104,6 +126,7 @@ impl<'a> Table<'a> {
         let states = vec![dead];
         Self {
             graph,
+            kind,
             class,
             classes_of,
             columns,
@@ -127,20 +150,21 @@ impl<'a> Table<'a> {
             let own_number = u16::try_from(done).map_err(|_| TooLarge::Rows)?;
             done += 1;
             self.work += state.nodes.len() + 1;
-            let (always, names, by_class) = self.follow(&state);
+            let Next { always, text, names, by_class } = self.follow(&state);
             // Bytes that no node asks for in particular all lead to the same state.
-            let both = [always.as_slice(), &names].concat();
-            let other = self.number(state.certain, &both)?;
+            let within = [always.as_slice(), &text].concat();
+            let all = [within.as_slice(), &names].concat();
+            let other = self.number(state.certain, &all)?;
             for (column, own) in by_class.into_iter().enumerate() {
-                if column == NUL_CLASS {
-                    self.next.push(own_number);
-                    continue;
-                }
-                let around = if column == slash { &always } else { &both };
-                let next = if own.is_empty() && column != slash {
-                    other
-                } else {
-                    self.number(state.certain, &[around.as_slice(), &own].concat())?
+                let next = match column {
+                    // Behind the end of a path nothing changes.
+                    NUL_CLASS if self.kind == Kind::Paths => own_number,
+                    NUL_CLASS => self.number(state.certain, &[always.as_slice(), &own].concat())?,
+                    _ if column == slash => {
+                        self.number(state.certain, &[within.as_slice(), &own].concat())?
+                    }
+                    _ if own.is_empty() => other,
+                    _ => self.number(state.certain, &[all.as_slice(), &own].concat())?,
                 };
                 self.next.push(next);
             }
@@ -148,15 +172,15 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    /// Nodes that follow on every byte, on every byte but `/`, and on those of each class.
-    fn follow(&self, state: &State) -> (Vec<Id>, Vec<Id>, Vec<Vec<Id>>) {
-        let (mut always, mut names) = (Vec::new(), Vec::new());
+    fn follow(&self, state: &State) -> Next {
+        let (mut always, mut text, mut names) = (Vec::new(), Vec::new(), Vec::new());
         let mut by_class = vec![Vec::new(); self.columns];
         for id in &state.nodes {
             let node = &self.graph.nodes[*id as usize];
             match node.stay {
                 Loop::Never => {}
                 Loop::Name => names.push(*id),
+                Loop::Text => text.push(*id),
                 Loop::Any => always.push(*id),
             }
             for (bytes, next) in &node.edges {
@@ -165,7 +189,7 @@ impl<'a> Table<'a> {
                 }
             }
         }
-        (always, names, by_class)
+        Next { always, text, names, by_class }
     }
 
     fn number(&mut self, certain: u32, followed: &[Id]) -> Result<u16, TooLarge> {

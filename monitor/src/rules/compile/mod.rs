@@ -8,14 +8,15 @@ mod nodes;
 use std::{path::PathBuf, sync::Arc};
 
 use monitor_common::{
-    automaton::{ByteClasses, Row, classify},
+    automaton::{ByteClasses, Row, accepts_vector, classify},
     network::{AddressRules, canonical, canonical_local},
     policy::{Label, Policy, access, class, mode},
 };
 
+use self::nodes::{Kind, Step, steps, vector_steps};
 use super::{
     Finding, Loaded, Mode, RuleError, Severity, Source,
-    load::{AddressRule, PathRule},
+    load::{AddressRule, PathRule, VectorRule},
     pattern::{Component, Pattern, Piece},
     source::Origin,
 };
@@ -48,6 +49,8 @@ pub struct Compiled {
     pub policy: Policy,
     /// Exactly [`monitor_common::policy::TABLES`] tables, in the order of [`Policy::tables`]; absent ones have no rows.
     pub tables: Vec<Automaton>,
+    /// Programs with the arguments that they may have; no rows when no rule names any.
+    pub arguments: Automaton,
     /// Prefix length of the address (0 to 128), address, port rules.
     pub addresses: Vec<(u8, [u8; 16], AddressRules)>,
     /// Members of the sets that exist now.
@@ -58,6 +61,7 @@ pub struct Compiled {
 /// What [`Compiled::blame`] and explanations look up.
 pub(super) struct Rules {
     pub paths: Vec<PathRule>,
+    pub vectors: Vec<VectorRule>,
     pub addresses: Vec<AddressRule>,
     pub unlisted: [Option<Arc<Origin>>; access::COUNT],
     pub sources: Vec<Arc<Source>>,
@@ -85,10 +89,12 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, RuleError> {
     Ok(Compiled {
         policy: policy(loaded),
         tables,
+        arguments: arguments(loaded)?,
         addresses,
         labels: loaded.labels.clone(),
         rules: Arc::new(Rules {
             paths: loaded.paths.clone(),
+            vectors: loaded.vectors.clone(),
             addresses: loaded.addresses.clone(),
             unlisted: loaded.unlisted_origins.clone(),
             sources: loaded.sources.clone(),
@@ -122,6 +128,24 @@ enum FloatingRules {
     WithSets,
 }
 
+/// Builds the table of programs with their arguments.
+fn arguments(loaded: &Loaded) -> Result<Automaton, RuleError> {
+    let vectors = loaded.vectors.iter();
+    let steps =
+        vectors.map(|rule| (vector_steps(&rule.program, &rule.arguments, rule.open), class::NAMED));
+    let patterns: Vec<_> = steps.collect();
+    automaton::build(&patterns, Kind::Vectors, automaton::ROWS_MAX).map_err(|error| {
+        let findings = loaded.vectors.iter().take(3).map(|rule| Finding {
+            severity: Severity::Error,
+            message: format!("the arguments of programs take too much: {error}"),
+            help: Some("write fewer vectors, or fewer `*` before other text".to_owned()),
+            source: rule.origin.source.clone(),
+            span: rule.origin.span.clone(),
+        });
+        RuleError::Findings(findings.collect())
+    })
+}
+
 /// Builds the tables, or says which of them grew too large.
 fn tables(
     loaded: &Loaded,
@@ -129,14 +153,14 @@ fn tables(
 ) -> Result<Vec<Automaton>, (usize, automaton::TooLarge)> {
     let build = |table: usize| {
         let rules = loaded.paths.iter().filter(|rule| table_index(rule, floating) == table);
-        let mut patterns: Vec<(&Pattern, u32)> =
-            rules.map(|rule| (&rule.pattern, rule.class)).collect();
+        let mut patterns: Vec<(Vec<Step>, u32)> =
+            rules.map(|rule| (steps(&rule.pattern), rule.class)).collect();
         if table == SETS {
-            patterns.extend(loaded.loaders.iter().map(|pattern| (pattern, class::LOADER)));
+            patterns.extend(loaded.loaders.iter().map(|pattern| (steps(pattern), class::LOADER)));
         }
         let joined = table == RULES && floating == FloatingRules::WithRules;
         let rows_max = if joined { JOINED_ROWS_MAX } else { automaton::ROWS_MAX };
-        automaton::build(&patterns, rows_max).map_err(|error| (table, error))
+        automaton::build(&patterns, Kind::Paths, rows_max).map_err(|error| (table, error))
     };
     // The rules first: they alone may have to be built in another way.
     let rules = build(RULES)?;
@@ -194,6 +218,20 @@ impl Compiled {
         })
     }
 
+    /// Whether the rules name these arguments (without argv\[0\]) for a program.
+    pub fn names_arguments<'a>(
+        &self,
+        program: &[u8],
+        arguments: impl IntoIterator<Item = &'a [u8]>,
+    ) -> bool {
+        let table = &self.arguments;
+        let mut vector = [program, b"\0\0"].concat();
+        for argument in arguments {
+            vector.extend([argument, b"\0"].concat());
+        }
+        !table.rows.is_empty() && accepts_vector(table.rows.as_slice(), 0, &table.classes, &vector)
+    }
+
     /// Bits of [`class`] that a destination falls in.
     pub fn classify_address(&self, address: [u8; 16], port: u16, protocol: u8) -> u32 {
         self.classify_canonical(canonical(address), port, protocol)
@@ -212,5 +250,7 @@ impl Compiled {
 
 #[cfg(test)]
 pub(super) fn table_for_tests(patterns: &[(&Pattern, u32)]) -> Automaton {
-    automaton::build(patterns, automaton::ROWS_MAX).unwrap()
+    let patterns: Vec<_> =
+        patterns.iter().map(|(pattern, class)| (steps(pattern), *class)).collect();
+    automaton::build(&patterns, Kind::Paths, automaton::ROWS_MAX).unwrap()
 }

@@ -3,6 +3,8 @@
 //! Patterns are put into a tree by what they begin with, then nodes with the same future become
 //! one, from the leaves up. Both matter: the shared beginnings keep the sets of nodes small that
 //! stand for a state ([`super::automaton`]), the shared ends keep the number of states small.
+//!
+//! What is matched is a path, or a path with arguments behind it ([`Kind`]).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,11 +13,32 @@ use super::super::pattern::{Component, Pattern, Piece};
 /// A set of bytes.
 pub type Bytes = [u64; 4];
 
-/// All bytes but `/`.
-pub const NAME: Bytes = without_slash([u64::MAX; 4]);
+/// What a table is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Paths, in which there is no NUL.
+    Paths,
+    /// A program's path, argv\[0\] and arguments, each ended by NUL.
+    Vectors,
+}
 
-const fn without_slash(mut bytes: Bytes) -> Bytes {
-    bytes[0] &= !(1 << b'/');
+impl Kind {
+    /// What `**` in a path stays at.
+    fn beneath(self) -> Loop {
+        match self {
+            Self::Paths => Loop::Any,
+            Self::Vectors => Loop::Text,
+        }
+    }
+}
+
+/// All bytes that can be in the name of a file.
+pub const NAME: Bytes = of_name([u64::MAX; 4]);
+/// What ends a string.
+const END: u8 = 0;
+
+const fn of_name(mut bytes: Bytes) -> Bytes {
+    bytes[0] &= !(1 << b'/' | 1 << END);
     bytes
 }
 
@@ -41,7 +64,9 @@ pub enum Loop {
     Never,
     /// Those of one component: within `*`.
     Name,
-    /// All: within `**`.
+    /// Those of one string: within `**`, where another string may follow.
+    Text,
+    /// All: within `**`, or the arguments that `...` stands for.
     Any,
 }
 
@@ -70,11 +95,19 @@ pub struct Nodes {
     numbers: HashMap<Node, Id>,
 }
 
+/// One step of a pattern.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+pub enum Step {
+    /// One byte of a set.
     Byte(Bytes),
+    /// Bytes of one component.
     Star,
+    /// Any number of components.
     Recursive,
+    /// Bytes of one string.
+    Text,
+    /// Everything.
+    Rest,
 }
 
 /// A node of the tree of beginnings.
@@ -86,32 +119,37 @@ struct Branch {
 
 impl Nodes {
     /// The graph of patterns with their class bits, and the node where it begins.
-    pub fn of(patterns: &[(&Pattern, u32)]) -> (Self, Id) {
+    pub fn of(patterns: &[(Vec<Step>, u32)], kind: Kind) -> (Self, Id) {
         let tree = tree(patterns);
         let mut nodes = Self::default();
         // A branch stands before those that follow it: from the back, all that it leads to is
         // there already.
         let mut ids = vec![0; tree.len()];
         for (i, branch) in tree.iter().enumerate().rev() {
-            ids[i] = nodes.branch(branch, &ids);
+            ids[i] = nodes.branch(branch, &ids, kind.beneath());
         }
         let start = ids[0];
         nodes.numbers = HashMap::new();
         (nodes, start)
     }
 
-    fn branch(&mut self, branch: &Branch, ids: &[Id]) -> Id {
-        let stay = if branch.by == Step::Star { Loop::Name } else { Loop::Never };
+    fn branch(&mut self, branch: &Branch, ids: &[Id], beneath: Loop) -> Id {
+        let stay = match branch.by {
+            Step::Byte(_) | Step::Recursive => Loop::Never,
+            Step::Star => Loop::Name,
+            Step::Text => Loop::Text,
+            Step::Rest => Loop::Any,
+        };
         let mut node = Node { stay, accept: branch.accept, skip: Vec::new(), edges: Vec::new() };
         for (step, next) in &branch.next {
             let next = ids[*next];
             match step {
                 Step::Byte(bytes) => node.edges.push((*bytes, next)),
-                Step::Star => node.skip.push(next),
+                Step::Star | Step::Text | Step::Rest => node.skip.push(next),
                 // Nothing, or a slash and anything.
                 Step::Recursive => {
                     let inside =
-                        Node { stay: Loop::Any, accept: 0, skip: vec![next], edges: Vec::new() };
+                        Node { stay: beneath, accept: 0, skip: vec![next], edges: Vec::new() };
                     node.skip.push(next);
                     node.edges.push((only(b'/'), self.number(inside)));
                 }
@@ -140,16 +178,16 @@ impl Nodes {
     }
 }
 
-fn tree(patterns: &[(&Pattern, u32)]) -> Vec<Branch> {
+fn tree(patterns: &[(Vec<Step>, u32)]) -> Vec<Branch> {
     let root = Branch { by: Step::Recursive, accept: 0, next: BTreeMap::new() };
     let mut tree = vec![root];
-    for (pattern, class) in patterns {
+    for (steps, class) in patterns {
         let mut at = 0;
-        for step in steps(pattern) {
+        for step in steps {
             let fresh = tree.len();
-            let next = *tree[at].next.entry(step).or_insert(fresh);
+            let next = *tree[at].next.entry(*step).or_insert(fresh);
             if next == fresh {
-                tree.push(Branch { by: step, accept: 0, next: BTreeMap::new() });
+                tree.push(Branch { by: *step, accept: 0, next: BTreeMap::new() });
             }
             at = next;
         }
@@ -158,8 +196,8 @@ fn tree(patterns: &[(&Pattern, u32)]) -> Vec<Branch> {
     tree
 }
 
-fn steps(pattern: &Pattern) -> Vec<Step> {
-    let byte = |byte: u8| Step::Byte(only(byte));
+/// The steps of a path's pattern.
+pub fn steps(pattern: &Pattern) -> Vec<Step> {
     let mut steps: Vec<Step> = pattern.prefix.iter().copied().map(byte).collect();
     if pattern.prefix.is_empty() && pattern.rest.is_empty() {
         steps.push(byte(b'/'));
@@ -172,14 +210,37 @@ fn steps(pattern: &Pattern) -> Vec<Step> {
         if !(i == 0 && pattern.glued) {
             steps.push(byte(b'/'));
         }
-        steps.extend(pieces.iter().map(|piece| match piece {
-            Piece::Byte(own) => byte(*own),
-            Piece::Star => Step::Star,
-            Piece::Class { negated, ranges } => Step::Byte(class(*negated, ranges)),
-            _ => Step::Byte(NAME),
-        }));
+        steps.extend(pieces.iter().map(step));
     }
     steps
+}
+
+/// The steps of a program's path with arguments.
+pub fn vector_steps(path: &Pattern, arguments: &[Vec<Piece>], open: bool) -> Vec<Step> {
+    let mut steps = steps(path);
+    steps.extend([byte(END), Step::Text, byte(END)]);
+    for argument in arguments {
+        steps.extend(argument.iter().map(step));
+        steps.push(byte(END));
+    }
+    if open {
+        steps.push(Step::Rest);
+    }
+    steps
+}
+
+fn step(piece: &Piece) -> Step {
+    match piece {
+        Piece::Byte(own) => byte(*own),
+        Piece::Star => Step::Star,
+        Piece::DoubleStar => Step::Text,
+        Piece::Class { negated, ranges } => Step::Byte(class(*negated, ranges)),
+        _ => Step::Byte(NAME),
+    }
+}
+
+fn byte(byte: u8) -> Step {
+    Step::Byte(only(byte))
 }
 
 fn class(negated: bool, ranges: &[(u8, u8)]) -> Bytes {
@@ -187,5 +248,5 @@ fn class(negated: bool, ranges: &[(u8, u8)]) -> Bytes {
     for byte in ranges.iter().flat_map(|(low, high)| *low..=*high) {
         bytes[usize::from(byte >> 6)] |= 1 << (byte & 63);
     }
-    without_slash(if negated { bytes.map(|word: u64| !word) } else { bytes })
+    of_name(if negated { bytes.map(|word: u64| !word) } else { bytes })
 }

@@ -10,14 +10,14 @@ use super::{
         address::{self, Purpose},
         error::nearest,
         labels,
-        parse::{self, Document, Entry, Holds, RECORD_ALL, SetDocument},
-        pattern::{self, Pattern},
+        parse::{self, Document, Entry, Holds, Program, RECORD_ALL, SetDocument, Vector},
+        pattern::{self, Pattern, Piece},
         resolve::Links,
         search::is_name,
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, PathRule, set_of,
+    AddressRule, Loaded, Mode, PathRule, VectorRule, set_of,
 };
 
 pub struct Loader<'a> {
@@ -32,8 +32,12 @@ pub struct Loader<'a> {
     /// Includes that are being read, to find cycles.
     stack: Vec<String>,
     paths: Vec<PathRule>,
+    vectors: Vec<VectorRule>,
     addresses: Vec<AddressRule>,
 }
+
+/// Vectors that the alternatives and values in one may stand for.
+const VECTORS_MAX: usize = 1024;
 
 impl<'a> Loader<'a> {
     pub fn new(search: &'a SearchPath, bindings: &'a Bindings) -> Self {
@@ -46,6 +50,7 @@ impl<'a> Loader<'a> {
             documents: Vec::new(),
             stack: Vec::new(),
             paths: Vec::new(),
+            vectors: Vec::new(),
             addresses: Vec::new(),
         }
     }
@@ -165,45 +170,106 @@ impl<'a> Loader<'a> {
                     self.path(&origin, list.class, Scope::Rules, list.restricts());
                 }
             }
+            for program in &document.programs {
+                self.program(&document.source, program);
+            }
             self.documents.push(document);
         }
     }
 
+    /// Takes a program with its arguments in.
+    fn program(&mut self, source: &Arc<Source>, program: &Program) {
+        let list = "exec.arguments";
+        let before = self.paths.len();
+        let origin = origin(source, &program.path, list.to_owned());
+        self.path(&origin, class::ARGUMENTS, Scope::Rules, false);
+        let own = self.paths[before..].iter().filter(|rule| !rule.is_link);
+        let patterns: Vec<Pattern> = own.map(|rule| rule.pattern.clone()).collect();
+        for vector in &program.vectors {
+            let span = vector.span.clone();
+            let written = source.text.get(span.clone()).unwrap_or_default().to_owned();
+            let origin =
+                Arc::new(Origin { source: source.clone(), span, list: list.to_owned(), written });
+            for arguments in self.vector(source, vector, &origin) {
+                for program in &patterns {
+                    let (program, arguments) = (program.clone(), arguments.clone());
+                    let (open, origin) = (vector.open, origin.clone());
+                    self.vectors.push(VectorRule { program, arguments, open, origin });
+                }
+            }
+        }
+    }
+
+    /// The vectors that one stands for, with all alternatives and values.
+    fn vector(
+        &mut self,
+        source: &Arc<Source>,
+        vector: &Vector,
+        origin: &Arc<Origin>,
+    ) -> Vec<Vec<Vec<Piece>>> {
+        let mut all: Vec<Vec<Vec<Piece>>> = vec![Vec::new()];
+        for element in &vector.elements {
+            let place = self::origin(source, element, origin.list.clone());
+            let choices = self.expanded(&place, Scope::Argument, false);
+            all = all
+                .iter()
+                .flat_map(|one| {
+                    choices.iter().map(|own| [&one[..], std::slice::from_ref(own)].concat())
+                })
+                .collect();
+            if all.len() > VECTORS_MAX {
+                let message = format!("this stands for more than {VECTORS_MAX} vectors");
+                let help = Some("use several entries, or `*`".to_owned());
+                self.finding(Severity::Error, origin, message, help);
+                return Vec::new();
+            }
+        }
+        all
+    }
+
     /// Takes a pattern in; `links`: the symbolic links on its way belong to it.
     fn path(&mut self, origin: &Arc<Origin>, class: u32, scope: Scope, links: bool) {
+        for pieces in self.expanded(origin, scope, links) {
+            match Pattern::new(&pieces) {
+                Ok(pattern) => self.pattern(pattern, class, origin, links),
+                Err(error) => {
+                    let help = error.help(&origin.written);
+                    self.finding(Severity::Error, origin, error.to_string(), help);
+                }
+            }
+        }
+    }
+
+    /// What an entry stands for, with all alternatives and values. Without the values of a
+    /// variable a rule that `must` say something is wrong.
+    fn expanded(&mut self, origin: &Arc<Origin>, scope: Scope, must: bool) -> Vec<Vec<Piece>> {
         let written = origin.written.as_str();
+        let mut all = Vec::new();
         let expanded = pattern::pieces(written)
             .and_then(|pieces| pattern::alternatives(&pieces))
             .map_err(|error| (error.to_string(), error.help(written)));
         let alternatives = match expanded {
             Ok(alternatives) => alternatives,
-            Err((message, help)) => return self.finding(Severity::Error, origin, message, help),
+            Err((message, help)) => {
+                self.finding(Severity::Error, origin, message, help);
+                return all;
+            }
         };
         for alternative in alternatives {
-            let values = match self.variables.expand(&alternative, scope) {
-                Ok(values) => values,
+            match self.variables.expand(&alternative, scope) {
+                Ok(values) => all.extend(values),
                 Err(VariableError::Missing(name)) if !self.started => {
                     self.open.insert(name);
-                    continue;
                 }
                 Err(error) => {
                     // An allow that says nothing allows nothing; a refusal must say something.
-                    let harmless = matches!(error, VariableError::Missing(_)) && !links;
+                    let harmless = matches!(error, VariableError::Missing(_)) && !must;
                     let severity = if harmless { Severity::Warning } else { Severity::Error };
                     self.finding(severity, origin, error.to_string(), error.help());
-                    continue;
-                }
-            };
-            for pieces in values {
-                match Pattern::new(&pieces) {
-                    Ok(pattern) => self.pattern(pattern, class, origin, links),
-                    Err(error) => {
-                        let help = error.help(written);
-                        self.finding(Severity::Error, origin, error.to_string(), help);
-                    }
                 }
             }
         }
+        all
     }
 
     fn pattern(&mut self, mut pattern: Pattern, class: u32, origin: &Arc<Origin>, links: bool) {
@@ -264,6 +330,7 @@ impl<'a> Loader<'a> {
             set_access: [0; set::COUNT],
             labels: if is_here { labels::of_sets(&self.paths) } else { Vec::new() },
             paths: self.paths,
+            vectors: self.vectors,
             addresses: self.addresses,
             loaders,
             world,

@@ -15,7 +15,7 @@ use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
     address::Destination,
     parse::{self, Document},
-    pattern::{self, Pattern},
+    pattern::{self, Pattern, Piece},
     search::is_name,
     source::Origin,
 };
@@ -57,6 +57,32 @@ pub(in crate::rules) struct PathRule {
     pub before: Option<String>,
 }
 
+/// Arguments that a program may have, without alternatives.
+#[derive(Clone, Debug)]
+pub(in crate::rules) struct VectorRule {
+    /// Its path, with the prefix resolved.
+    pub program: Pattern,
+    /// Each argument behind argv\[0\].
+    pub arguments: Vec<Vec<Piece>>,
+    /// Any others may follow.
+    pub open: bool,
+    /// Where it stands.
+    pub origin: Arc<Origin>,
+}
+
+impl VectorRule {
+    /// Whether it names these arguments of a program.
+    pub fn matches(&self, program: &[u8], arguments: &[&[u8]]) -> bool {
+        let Some((first, rest)) = arguments.split_at_checked(self.arguments.len()) else {
+            return false;
+        };
+        let both = self.arguments.iter().zip(first);
+        (self.open || rest.is_empty())
+            && self.program.matches(program)
+            && both.into_iter().all(|(own, argument)| pattern::argument_matches(own, argument))
+    }
+}
+
 /// A destination and what it means.
 #[derive(Clone, Debug)]
 pub(in crate::rules) struct AddressRule {
@@ -93,6 +119,7 @@ pub struct Loaded {
     pub(in crate::rules) set_verdict: [u8; set::COUNT],
     pub(in crate::rules) set_access: [u8; set::COUNT],
     pub(in crate::rules) paths: Vec<PathRule>,
+    pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
     pub(in crate::rules) labels: Vec<(PathBuf, Label)>,
     pub(in crate::rules) loaders: Vec<Pattern>,

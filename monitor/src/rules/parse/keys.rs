@@ -80,7 +80,7 @@ pub static LISTS: [List; 9] = [
 /// Sections of [`LISTS`]: name, keys, keys that are not supported yet.
 pub const TABLES: [(&str, &[&str], &[&str]); 3] = [
     ("files", &["read", "write", "deny", "allow_secret"], &[]),
-    ("exec", &["allow"], &["arguments"]),
+    ("exec", &["allow", "arguments"], &[]),
     ("network", &["connect", "deny", "listen", "unix"], &[]),
 ];
 

@@ -31,12 +31,33 @@ pub(super) struct Entry {
     pub span: Range<usize>,
 }
 
+/// A program of `[exec.arguments]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Program {
+    /// The pattern of its path.
+    pub path: Entry,
+    /// The vectors that it may have.
+    pub vectors: Vec<Vector>,
+}
+
+/// Arguments that a program may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Vector {
+    /// A glob for each, without argv\[0\].
+    pub elements: Vec<Entry>,
+    /// `"..."` stands at the end: any number of any arguments may follow.
+    pub open: bool,
+    /// All of it.
+    pub span: Range<usize>,
+}
+
 /// A server's rules or an include.
 #[derive(Clone, Debug)]
 pub struct Document {
     pub(super) source: Arc<Source>,
     pub(super) include: Vec<Entry>,
     pub(super) lists: Vec<(&'static List, Entry)>,
+    pub(super) programs: Vec<Program>,
     pub(super) response: Response,
     /// Event kinds to record, as bits; `None` when not said.
     pub(super) record: Option<u64>,
@@ -69,25 +90,31 @@ pub fn parse_server(text: &str, name: &str) -> Result<Document, Vec<Finding>> {
     let path = format!("{}/{name}.toml", kind.folder());
     let source = Arc::new(Source { kind, name: name.to_owned(), path, text: text.to_owned() });
     let document = document(&source)?;
-    let findings: Vec<Finding> = document
-        .lists
-        .iter()
-        .filter_map(|(list, entry)| entry_finding(&source, list, entry))
-        .collect();
+    let of_lists =
+        document.lists.iter().filter_map(|(list, entry)| entry_finding(&source, list, entry));
+    let programs = document.programs.iter();
+    let of_programs = programs.filter_map(|program| pattern_finding(&source, &program.path));
+    let findings: Vec<Finding> = of_lists.chain(of_programs).collect();
     if findings.is_empty() { Ok(document) } else { Err(findings) }
 }
 
 /// What is wrong with an entry as it is written, before variables have values.
 fn entry_finding(source: &Arc<Source>, list: &List, entry: &Entry) -> Option<Finding> {
-    let (message, help) = if list.is_pattern(&entry.text) {
-        let error = pieces(&entry.text).and_then(|pieces| alternatives(&pieces)).err()?;
-        (error.to_string(), error.help(&entry.text))
-    } else {
-        let error = address::parse(&entry.text, list.purpose()).err()?;
-        (error.to_string(), error.help())
-    };
+    if list.is_pattern(&entry.text) {
+        return pattern_finding(source, entry);
+    }
+    let error = address::parse(&entry.text, list.purpose()).err()?;
+    Some(wrong(source, entry, error.to_string(), error.help()))
+}
+
+fn pattern_finding(source: &Arc<Source>, entry: &Entry) -> Option<Finding> {
+    let error = pieces(&entry.text).and_then(|pieces| alternatives(&pieces)).err()?;
+    Some(wrong(source, entry, error.to_string(), error.help(&entry.text)))
+}
+
+fn wrong(source: &Arc<Source>, entry: &Entry, message: String, help: Option<String>) -> Finding {
     let (source, span) = (source.clone(), entry.span.clone());
-    Some(Finding { severity: Severity::Error, message, help, source, span })
+    Finding { severity: Severity::Error, message, help, source, span }
 }
 
 /// Parses a server or an include.
@@ -97,6 +124,7 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
         source: source.clone(),
         include: Vec::new(),
         lists: Vec::new(),
+        programs: Vec::new(),
         response: Response::default(),
         record: None,
     };
@@ -115,6 +143,7 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
             document.include = reader.strings(value, "include");
         }
         lists(&mut reader, table.get_ref(), &mut document);
+        document.programs = sections::programs(&mut reader, table.get_ref());
     }
     reader.finish(document)
 }

@@ -7,7 +7,7 @@ use monitor_common::{
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Response, reader::Reader};
+use super::{Entry, Program, Response, Vector, reader::Reader};
 use crate::rules::Mode;
 
 /// Event types by the bit of their kind, as written in `record.events` and in events.
@@ -59,6 +59,50 @@ pub fn response(reader: &mut Reader<'_>, root: &DeTable<'_>, response: &mut Resp
         });
     }
 }
+
+/// Reads `[exec.arguments]`.
+pub fn programs(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<Program> {
+    const NAME: &str = "exec.arguments";
+    let exec = root.get("exec").and_then(|value| value.get_ref().as_table());
+    let Some(value) = exec.and_then(|exec| exec.get("arguments")) else { return Vec::new() };
+    let Some(table) = reader.table(value, NAME) else { return Vec::new() };
+    let mut programs = Vec::new();
+    for (key, value) in table {
+        let path = Entry { text: key.get_ref().clone().into_owned(), span: key.span() };
+        let Some(array) = value.get_ref().as_array().filter(|all| all.iter().all(is_list)) else {
+            let help = "write one list for each vector of arguments: [[\"status\", \"...\"]]";
+            let message = format!("`{NAME}.{}` must be a list of lists of strings", path.text);
+            reader.error(value.span(), message, Some(help.to_owned()));
+            continue;
+        };
+        if array.is_empty() {
+            let help = "write [[]] for a program without arguments, [[\"...\"]] for any";
+            let message = "no arguments are named, so that it can never run".to_owned();
+            reader.error(value.span(), message, Some(help.to_owned()));
+        }
+        let vectors = array.iter().map(|value| vector(reader, value)).collect();
+        programs.push(Program { path, vectors });
+    }
+    programs
+}
+
+fn is_list(value: &Spanned<DeValue<'_>>) -> bool {
+    value.get_ref().is_array()
+}
+
+fn vector(reader: &mut Reader<'_>, value: &Spanned<DeValue<'_>>) -> Vector {
+    let mut elements = reader.strings(value, "exec.arguments[]");
+    let open = elements.pop_if(|last| last.text == REST).is_some();
+    for element in elements.iter().filter(|element| element.text == REST) {
+        let help = "write `**` for one argument, whatever it is".to_owned();
+        let message = "`...` stands only at the end".to_owned();
+        reader.error(element.span.clone(), message, Some(help));
+    }
+    Vector { elements, open, span: value.span() }
+}
+
+/// Any number of any arguments.
+const REST: &str = "...";
 
 fn verdicts(
     reader: &mut Reader<'_>,

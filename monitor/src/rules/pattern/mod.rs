@@ -227,6 +227,30 @@ pub fn name_matches(pieces: &[Piece], name: &[u8]) -> bool {
     pieces[p..].iter().all(|piece| *piece == Piece::Star)
 }
 
+/// Whether an argument matches, where `**` is any text: the slow twin of the automaton.
+pub fn argument_matches(pieces: &[Piece], argument: &[u8]) -> bool {
+    // reach[i]: the pieces so far can eat exactly the first i bytes.
+    let mut reach = vec![false; argument.len() + 1];
+    reach[0] = true;
+    for piece in pieces {
+        let mut next = vec![false; argument.len() + 1];
+        let stays = matches!(piece, Piece::Star | Piece::DoubleStar);
+        for i in 0..=argument.len() {
+            let before = i.checked_sub(1).map(|before| (before, argument[before]));
+            next[i] = match before {
+                _ if stays && reach[i] => true,
+                Some((before, byte)) if stays => {
+                    next[before] && (byte != b'/' || *piece == Piece::DoubleStar)
+                }
+                Some((before, byte)) => reach[before] && piece_matches(piece, byte),
+                None => false,
+            };
+        }
+        reach = next;
+    }
+    reach[argument.len()]
+}
+
 fn push_glob(text: &mut String, piece: &Piece) {
     match piece {
         Piece::Byte(byte) => {

@@ -11,16 +11,12 @@ fn findings_name_the_place_and_what_to_write() {
         ("[files]\nraed = []", "4:1: unknown key `raed` in [files] [did you mean `read`?]"),
         (
             "[exec]\nzzzzzzzz = []",
-            "4:1: unknown key `zzzzzzzz` in [exec] [the keys here are `allow`]",
+            "4:1: unknown key `zzzzzzzz` in [exec] [the keys here are `allow`, \
+             `arguments`]",
         ),
         (
             "[env]\npass = []",
             "3:2: `env` is not supported yet [remove it: this version would not act on it]",
-        ),
-        (
-            "[exec.arguments]\n\"/usr/bin/git\" = []",
-            "3:7: `arguments` in [exec] is not supported yet [remove it: this version would not \
-             act on it]",
         ),
         (
             "[response]\ndetectors = {}",

@@ -1,5 +1,6 @@
 //! Rules as a whole: texts in, verdicts and messages out.
 
+mod arguments;
 mod destinations;
 mod messages;
 mod properties;

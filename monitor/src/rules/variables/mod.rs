@@ -39,6 +39,8 @@ pub enum Scope {
     /// In a set, which only protects: `${HOME}` is every home of the user, and `${OTHER_HOMES}`
     /// are those of other people.
     Set,
+    /// In an argument of a program: values are text and no paths.
+    Argument,
 }
 
 /// Where a variable stands in its pattern.
@@ -50,6 +52,8 @@ enum Place {
     Start { open: bool },
     /// Behind other text.
     Within,
+    /// In what is no path.
+    Text,
 }
 
 /// Why a variable has no value.
@@ -159,6 +163,7 @@ impl<'a> Variables<'a> {
                 continue;
             };
             let place = match (i, &pieces[i + 1..]) {
+                _ if scope == Scope::Argument => Place::Text,
                 (0, []) => Place::Whole,
                 (0, rest) => Place::Start { open: rest.iter().any(is_wildcard) },
                 _ => Place::Within,
@@ -211,6 +216,10 @@ impl<'a> Variables<'a> {
         for value in raw {
             let value = match place {
                 Place::Within => plain(name, value)?,
+                Place::Text if value.is_empty() => {
+                    return Err(VariableError::Empty(name.to_owned()));
+                }
+                Place::Text => value.as_bytes().to_vec(),
                 _ => self.path(name, value, place)?,
             };
             values.push(value);
