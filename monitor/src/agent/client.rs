@@ -39,7 +39,7 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "only root and members of the group in agent.toml (control.group) may talk to the agent"
         }
-        _ => "no agent is at work: start one with `systemctl start mcp-monitor`",
+        _ => "no agent is at work: start one with `systemctl start mcp-monitor`, or run with sudo",
     }
 }
 

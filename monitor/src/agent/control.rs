@@ -27,8 +27,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use axum::{
     Extension, Json, Router,
-    body::{Body, Bytes},
-    extract::{DefaultBodyLimit, Path as Parameter, State},
+    body::{Body, Bytes, to_bytes},
+    extract::{Path as Parameter, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -48,6 +48,7 @@ use super::{
     metrics::Metrics,
     request::{Ask, Asker, Caller, Launch, Launched, Refusal, Told},
 };
+use crate::launch::account::group_number;
 
 /// Bytes of a request: arguments and environment of a process are bounded by the kernel to 2 MiB,
 /// and grow in JSON.
@@ -78,7 +79,7 @@ pub fn listen(control: &Control) -> anyhow::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path).with_context(|| format!("cannot make {shown}"))?;
-    let group = group(&control.group);
+    let group = group_number(&control.group);
     chown(path, Some(0), group).with_context(|| format!("cannot give away {shown}"))?;
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
@@ -88,11 +89,6 @@ pub fn listen(control: &Control) -> anyhow::Result<UnixListener> {
     }
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// The number of a group.
-fn group(name: &str) -> Option<u32> {
-    nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
 }
 
 /// What requests are answered with.
@@ -221,7 +217,6 @@ fn router(office: Office) -> Router {
         .route("/v1/reload", post(reload))
         .route("/metrics", get(own_metrics))
         .fallback(nothing)
-        .layer(DefaultBodyLimit::max(REQUEST_MAX))
         .with_state(office)
 }
 
@@ -295,8 +290,14 @@ async fn follow(
 async fn launch(
     State(office): State<Office>,
     Extension(caller): Extension<Caller>,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Refusal> {
+    // Whoever does not finish in time, or says too much.
+    let body = tokio::time::timeout(PATIENCE, to_bytes(body, REQUEST_MAX)).await;
+    let body = body.ok().and_then(Result::ok).ok_or_else(|| {
+        let most = REQUEST_MAX >> 20;
+        Refusal::Wrong(format!("the request did not come within {PATIENCE:?} and {most} MiB"))
+    })?;
     let launch: Launch = serde_json::from_slice(&body)
         .map_err(|error| Refusal::Wrong(format!("the request is no launch: {error}")))?;
     let Launched { started, told } =

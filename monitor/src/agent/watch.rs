@@ -168,7 +168,8 @@ impl Watch {
         self.kernel.flush_diagnostics();
         for instance in self.instances.values_mut() {
             let alone = instance.is_alone && instance.ending.is_none();
-            if alone && !instance.tree.cgroup().contains(Pid::from_raw(instance.launch.pid as i32)) {
+            if alone && !instance.tree.cgroup().contains(Pid::from_raw(instance.launch.pid as i32))
+            {
                 // As with a launcher: what the first process leaves running ends with it.
                 instance.end(None);
             }

@@ -6,6 +6,7 @@ use std::{
     fs::File,
     os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -22,6 +23,9 @@ use crate::{
     launch::{self, Account, Ended, Root, Waiting, cgroup, signals::Signals},
     sink::{stderr::Stderr, terminal::Terminal},
 };
+
+/// How long the agent may take to tell the last alerts.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts the server through the agent and stays until it has ended; its exit code.
 ///
@@ -43,8 +47,11 @@ pub fn run(arguments: &Arguments, socket: &Path) -> anyhow::Result<u8> {
         let root = waiting.let_go()?;
         let null = File::options().read(true).write(true).open("/dev/null");
         launch::let_go_of_streams(&null.context("cannot open /dev/null")?)?;
-        let ended = until_end(root, &signals, answer, started.instance).await?;
-        tell_end(socket, started.instance).await;
+        let mut line = Line { answer: Some(answer), terminal: terminal() };
+        let ended = until_end(root, &signals, &mut line, started.instance).await?;
+        let summary = tell_end(socket, started.instance).await;
+        line.rest().await;
+        eprint!("{summary}");
         Ok(ended.exit_code())
     })?
 }
@@ -68,18 +75,56 @@ fn launch(arguments: &Arguments, waiting: &Waiting) -> anyhow::Result<Launch> {
     })
 }
 
-/// Shows alerts and handles signals until the server has ended.
+/// What the agent tells while the server runs.
+struct Line {
+    /// `None` once the agent has gone.
+    answer: Option<Answer>,
+    terminal: Terminal<Stderr>,
+}
+
+impl Line {
+    /// Shows what the agent tells next; never comes back once it has gone.
+    async fn next(&mut self) {
+        let Some(answer) = &mut self.answer else { return std::future::pending().await };
+        match answer.line().await {
+            Ok(Some(line)) => self.show(&line),
+            _ => {
+                self.answer = None;
+                say(
+                    "the agent has gone: the server goes on under its rules, which the kernel has; \
+                     nobody reads its events until the next agent does",
+                );
+            }
+        }
+    }
+
+    /// Shows what is left once the agent has said that the instance has ended.
+    async fn rest(&mut self) {
+        while let Some(answer) = &mut self.answer {
+            match tokio::time::timeout(PATIENCE, answer.line()).await {
+                Ok(Ok(Some(line))) => self.show(&line),
+                _ => self.answer = None,
+            }
+        }
+    }
+
+    fn show(&mut self, line: &[u8]) {
+        if let Ok(event) = Parser::default().event(line) {
+            self.terminal.event(&event);
+        }
+    }
+}
+
+/// Handles signals and shows alerts until the server has ended.
 async fn until_end(
     mut root: Root,
     signals: &Signals,
-    answer: Answer,
+    line: &mut Line,
     instance: u32,
 ) -> anyhow::Result<Ended> {
     let descriptor = signals.as_fd().try_clone_to_owned()?;
     // SAFETY: an owned descriptor that is closed when this is dropped, and not before.
     let readable = unsafe { AsyncFd::register(descriptor) }?;
-    let mut terminal = Terminal::new(Stderr::new(), !colour_refused() && is_terminal());
-    let mut answer = Some(answer);
     loop {
         let handled = root.handle(
             signals,
@@ -92,41 +137,28 @@ async fn until_end(
         }
         tokio::select! {
             ready = readable.readable() => ready?.clear_ready(),
-            line = next_line(&mut answer) => match line {
-                Some(line) => if let Ok(event) = Parser::default().event(&line) {
-                    terminal.event(&event);
-                },
-                None => {
-                    answer = None;
-                    say("the agent has gone: the server goes on under its rules, which the kernel \
-                         has; nobody reads its events until the next agent does");
-                }
-            },
+            () = line.next() => {}
         }
     }
 }
 
-/// The next line of the agent; never comes once there is none.
-async fn next_line(answer: &mut Option<Answer>) -> Option<Vec<u8>> {
-    match answer {
-        Some(answer) => answer.line().await.ok().flatten(),
-        None => std::future::pending().await,
-    }
-}
-
-/// Has the agent end what is left of the tree, and shows what it says.
-async fn tell_end(socket: &Path, instance: u32) {
+/// Has the agent end what is left of the tree; what it says to that.
+async fn tell_end(socket: &Path, instance: u32) -> String {
     let path = format!("/v1/instances/{instance}/end");
     let said = async {
         let mut client = Client::connect(socket).await?;
         client.ask(Method::POST, &path, Vec::new()).await?.text().await
     };
     match said.await {
-        Ok(summary) => eprint!("{summary}"),
+        Ok(summary) => summary,
         // Ended by a verdict, and buried before we asked.
-        Err(ClientError::Refused(_)) => {}
-        Err(error) => say(&format!("{error}")),
+        Err(ClientError::Refused(_)) => String::new(),
+        Err(error) => format!("mcp-monitor: {error}\n"),
     }
+}
+
+fn terminal() -> Terminal<Stderr> {
+    Terminal::new(Stderr::new(), !colour_refused() && is_terminal())
 }
 
 fn is_terminal() -> bool {
