@@ -24,6 +24,8 @@ pub const POLICIES_MAX: u32 = 4096;
 pub const ROWS_MAX: u32 = 98_304;
 /// Byte-class tables of all automata together.
 pub const CLASS_TABLES_MAX: u32 = 4096;
+/// Sockets whose DNS goes to the agent, and which remember whom they meant to ask.
+pub const REDIRECTED_MAX: u32 = 8192;
 /// Entries of all address tables together.
 pub const ADDRESSES_MAX: u32 = 65536;
 /// Labelled inodes.

@@ -2,7 +2,7 @@
 //! that decide. Userspace fills each prefix with the rules of all prefixes around it, so that one
 //! longest-prefix look-up is enough and `deny` wins however broad it is.
 
-use crate::{policy::class, wire};
+use crate::{policy::class, record::Peer, wire};
 
 /// Port rules that one prefix can hold.
 pub const PORT_RULES_MAX: usize = 16;
@@ -23,16 +23,18 @@ pub mod protocol {
     // include/linux/net.h, include/uapi/linux/in.h.
     const SOCK_STREAM: u16 = 1;
     const SOCK_DGRAM: u16 = 2;
+    const SOCK_RAW: u16 = 3;
     const IPPROTO_TCP: u16 = 6;
     const IPPROTO_UDP: u16 = 17;
     const IPPROTO_UDPLITE: u16 = 136;
     const IPPROTO_MPTCP: u16 = 262;
 
     /// Bit that rules know a socket's transport by: by its protocol, or where that was left at 0 by
-    /// its type.
+    /// its type. A raw socket writes its own header, so that its port says nothing.
     #[inline(always)]
     pub fn of(peer: &Peer) -> u8 {
         match peer.protocol {
+            _ if peer.socket_type == SOCK_RAW => OTHER,
             IPPROTO_TCP | IPPROTO_MPTCP => TCP,
             IPPROTO_UDP | IPPROTO_UDPLITE => UDP,
             0 if peer.socket_type == SOCK_STREAM => TCP,
@@ -80,6 +82,15 @@ pub struct AddressRules {
 }
 
 wire!(AddressKey = 20, PortRule = 12, AddressRules = 192);
+
+/// Port of DNS.
+pub const DNS_PORT: u16 = 53;
+
+/// Whether rules take a contact for a question to a resolver.
+#[inline(always)]
+pub fn is_dns(peer: &Peer) -> bool {
+    peer.port == DNS_PORT && protocol::of(peer) & (protocol::TCP | protocol::UDP) != 0
+}
 
 /// One form for each destination: NAT64 (`64:ff9b::/96`) and IPv4-compatible addresses become
 /// IPv4-mapped, and the unspecified address of each family becomes its loopback, as the kernel

@@ -118,6 +118,9 @@ pub mod reason {
     pub const LAUNCH: u8 = 7;
     /// The rules name the program, and not these arguments of it: `unlisted`.
     pub const ARGUMENTS: u8 = 8;
+    /// A host name that leads to an address which only a rule for addresses allows. Found by the
+    /// agent; the kernel programs never say so.
+    pub const REBINDING: u8 = 9;
 }
 
 /// [`Policy::mode`].
@@ -157,8 +160,8 @@ pub struct Policy {
     pub record: u64,
     /// One of [`mode`].
     pub mode: u8,
-    /// Unused, 0.
-    pub reserved: u8,
+    /// 1: rules name hosts, so that DNS goes to the agent ([`InstanceState::resolver`]).
+    pub names: u8,
     /// [`verdict`] of what no rule names, by bit number of [`access`].
     pub unlisted: [u8; access::COUNT],
     /// What the sets say: bit `1 << set` of `sets[bit][verdict - 1]` when the set has that
@@ -178,7 +181,7 @@ impl Policy {
         id: 0,
         record: 0,
         mode: mode::OBSERVE,
-        reserved: 0,
+        names: 0,
         unlisted: [verdict::ALLOW; access::COUNT],
         sets: [[0; VERDICTS]; access::COUNT],
     };
@@ -231,6 +234,11 @@ pub struct InstanceState {
     /// 1: sentenced by a kill-tree verdict, so that whatever of it still runs is killed at its
     /// next hook; written by the kernel programs.
     pub doomed: u32,
+    /// Port on loopback at which the agent answers the instance's DNS, 0 while it does not; written
+    /// by userspace.
+    pub resolver: u32,
+    /// Unused, 0.
+    pub reserved: u32,
 }
 
 /// [`Tag::flags`].
@@ -272,7 +280,7 @@ wire!(
     Policy = 104,
     Decision = 4,
     Tag = 16,
-    InstanceState = 8,
+    InstanceState = 16,
     InodeKey = 16,
     Label = 16,
 );

@@ -3,14 +3,14 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use monitor_common::{
     automaton::{ByteClasses, Row},
     limits,
     network::{AddressKey, AddressRules},
     policy::{InodeKey, InstanceState, Label, Policy, Tag},
-    record::counter,
+    record::{Peer, counter},
     syscall::{self, Call},
 };
 
@@ -64,6 +64,12 @@ pub static LABELS: HashMap<InodeKey, Label> = HashMap::with_max_entries(limits::
 /// hash of device and number, so that the many that have none cost no look-up.
 #[map]
 pub static LABEL_FILTER: Array<u64> = Array::with_max_entries(limits::LABEL_FILTER_WORDS, 0);
+
+/// Whom a socket (by its cookie) meant to ask when its DNS was sent to the agent. What is evicted
+/// gets answers from a stranger, which resolvers drop.
+#[map]
+pub static REDIRECTED: LruHashMap<u64, Peer> =
+    LruHashMap::with_max_entries(limits::REDIRECTED_MAX, 0);
 
 /// Ordinary events.
 #[map]

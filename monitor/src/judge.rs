@@ -8,7 +8,8 @@
 //! | `change` | each path that is changed, as a write |
 //! | `exec` | the file that runs, where the backend judged it by this event, and its arguments |
 //! | `mount` | a write to the place, and `escape` |
-//! | addresses | the address table |
+//! | addresses | the address table, and the host that the address was known to belong to |
+//! | `resolve` | the rules that name hosts, and where the name led |
 //! | AF_UNIX | path or abstract name of the peer |
 //! | ptrace, signals | `processes`, when the other is outside the instance |
 //! | `bpf`, `namespace` | `escape` |
@@ -35,6 +36,9 @@ struct Case<'a> {
 
 /// The verdict on an event under a policy, as in enforce mode.
 pub fn judge(event: &Event, rules: &Compiled) -> Decision {
+    if let Body::Resolve(resolve) = &event.body {
+        return rules.judge_name(&resolve.name, &resolve.addresses).decision;
+    }
     let Some(observed) = &event.observed else { return Decision::default() };
     let decision = match &event.body {
         Body::Connect(contact) | Body::Send(contact) => peer(contact, access::CONNECT, rules),
@@ -225,7 +229,10 @@ fn peer(contact: &Contact, asked: u8, rules: &Compiled) -> Decision {
             rules.classify_local(address, port, protocol::of(&contact.peer))
         }
         libc::AF_INET | libc::AF_INET6 => {
-            rules.classify_address(address, port, protocol::of(&contact.peer))
+            let protocol = protocol::of(&contact.peer);
+            let host = contact.name.as_deref();
+            let by_name = host.map(|name| rules.classify_host(name, address, port, protocol));
+            rules.classify_address(address, port, protocol) | by_name.unwrap_or(0)
         }
         _ => 0,
     };
@@ -236,6 +243,9 @@ fn peer(contact: &Contact, asked: u8, rules: &Compiled) -> Decision {
 pub trait Explain: Send + Sync {
     /// The rule that decided about `subject`.
     fn blame(&self, subject: Subject<'_>, decision: Decision) -> Option<Rule>;
+
+    /// Bits of [`class`] that an address falls in because it belongs to the host `name`.
+    fn classify_host(&self, name: &str, address: [u8; 16], port: u16, protocol: u8) -> u32;
 }
 
 impl Explain for Compiled {
@@ -247,6 +257,10 @@ impl Explain for Compiled {
             list: rule.list,
             text: rule.text,
         })
+    }
+
+    fn classify_host(&self, name: &str, address: [u8; 16], port: u16, protocol: u8) -> u32 {
+        Compiled::classify_host(self, name, address, port, protocol)
     }
 }
 
@@ -267,6 +281,9 @@ pub fn blame(body: &Body, decision: Decision, rules: &dyn Explain) -> Option<Rul
             let Peer { address, port, .. } = contact.peer;
             let protocol = protocol::of(&contact.peer);
             rules.blame(Subject::Address { address, port, protocol }, decision)
+        }
+        Body::Resolve(resolve) => {
+            rules.blame(Subject::Host { name: &resolve.name, port: None }, decision)
         }
         Body::Exec(exec) if exec.interpreter.is_empty() => ask(exec.file.path.as_bytes()),
         Body::Exec(exec) => either(exec.interpreter.as_bytes(), exec.file.path.as_bytes()),

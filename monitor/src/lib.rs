@@ -15,6 +15,7 @@ pub mod event;
 pub mod judge;
 pub mod kernel;
 pub mod launch;
+pub mod names;
 pub mod pipeline;
 pub mod replay;
 pub mod report;

@@ -16,6 +16,7 @@ use crate::{
     event::{Event, PolicyText},
     kernel::Rings,
     launch::Account,
+    names::Answered,
     respond::argument,
     rules::Compiled,
     sink::{
@@ -101,6 +102,19 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         self.policies.insert(policy, compiled);
     }
 
+    /// A policy that is known.
+    pub fn policy(&self, policy: u32) -> Option<Arc<Compiled>> {
+        self.policies.get(&policy).cloned()
+    }
+
+    /// What has been asked for by name, and what people should know about it.
+    pub fn names(&mut self, instance: u32, (answered, notes): (Vec<Answered>, Vec<String>)) {
+        self.resolved(instance, answered);
+        for note in notes {
+            self.agent(instance, "names", &note);
+        }
+    }
+
     /// A policy comes into force: it and its instance's name are in the stream from here on.
     pub fn begin(&mut self, policy: PolicyText, compiled: Arc<Compiled>) {
         self.explain(policy.policy, compiled);
@@ -154,6 +168,14 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
     pub fn agent(&mut self, instance: u32, action: &str, message: &str) {
         let event = self.enricher.agent(instance, action, message);
         self.events.push(event);
+        self.deliver();
+    }
+
+    /// Questions for hosts that the agent has answered.
+    pub fn resolved(&mut self, instance: u32, answers: Vec<Answered>) {
+        for answered in answers {
+            self.enricher.resolve(instance, answered, &mut self.events);
+        }
         self.deliver();
     }
 

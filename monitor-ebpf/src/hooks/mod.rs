@@ -3,6 +3,7 @@
 mod bpf;
 pub mod bprm_check_security;
 pub mod control;
+mod dns;
 mod file_open;
 mod file_receive;
 mod file_truncate;
@@ -30,7 +31,7 @@ mod sched_process_exec;
 mod sched_process_exit;
 mod sched_process_fork;
 mod signal_generate;
-mod sock_addr;
+pub mod sock_addr;
 mod sock_create;
 mod socket_bind;
 mod socket_connect;

@@ -38,8 +38,9 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     judge_peer(kind::SEND, peer6(ctx.sock_addr))
 }
 
+/// Whom a call names.
 #[inline(always)]
-fn peer4(address: *mut bpf_sock_addr) -> Peer {
+pub fn peer4(address: *mut bpf_sock_addr) -> Peer {
     // SAFETY: the context of the program; the verifier checks each field.
     unsafe {
         Peer {
@@ -52,8 +53,9 @@ fn peer4(address: *mut bpf_sock_addr) -> Peer {
     }
 }
 
+/// Whom a call on an IPv6 socket names.
 #[inline(always)]
-fn peer6(address: *mut bpf_sock_addr) -> Peer {
+pub fn peer6(address: *mut bpf_sock_addr) -> Peer {
     // SAFETY: as above; each word is read by itself, as the verifier wants.
     unsafe {
         let words = [

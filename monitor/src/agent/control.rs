@@ -6,6 +6,7 @@
 //! | `GET /v1/status` | all; others than root see what is theirs | JSON |
 //! | `GET /v1/alerts` | the same | JSON lines: the latest 1,000 |
 //! | `GET /v1/alerts/follow` | the same | JSON lines, as they come |
+//! | `POST /v1/plan` | all | JSON: what a launch would be under |
 //! | `POST /v1/instances` | all | JSON lines: first what was begun, then its alerts |
 //! | `POST /v1/instances/N/end` | root and whose it is | the summary |
 //! | `POST /v1/reload` | root | JSON |
@@ -212,6 +213,7 @@ fn router(office: Office) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/alerts", get(alerts))
         .route("/v1/alerts/follow", get(follow))
+        .route("/v1/plan", post(plan))
         .route("/v1/instances", post(launch))
         .route("/v1/instances/{instance}/end", post(end))
         .route("/v1/reload", post(reload))
@@ -287,21 +289,38 @@ async fn follow(
     Ok(lines_of(stream, None))
 }
 
-async fn launch(
-    State(office): State<Office>,
-    Extension(caller): Extension<Caller>,
-    body: Body,
-) -> Result<Response, Refusal> {
+/// The launch that a request is about.
+async fn read_launch(body: Body) -> Result<Box<Launch>, Refusal> {
     // Whoever does not finish in time, or says too much.
     let body = tokio::time::timeout(PATIENCE, to_bytes(body, REQUEST_MAX)).await;
     let body = body.ok().and_then(Result::ok).ok_or_else(|| {
         let most = REQUEST_MAX >> 20;
         Refusal::Wrong(format!("the request did not come within {PATIENCE:?} and {most} MiB"))
     })?;
-    let launch: Launch = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::Wrong(format!("the request is no launch: {error}")))?;
+    let launch = serde_json::from_slice(&body);
+    launch
+        .map(Box::new)
+        .map_err(|error| Refusal::Wrong(format!("the request is no launch: {error}")))
+}
+
+async fn plan(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let launch = read_launch(body).await?;
+    let plan = office.asker.ask(caller, |reply| Ask::Plan(launch, reply)).await?;
+    Ok(Json(plan).into_response())
+}
+
+async fn launch(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let launch = read_launch(body).await?;
     let Launched { started, told } =
-        office.asker.ask(caller, |reply| Ask::Launch(Box::new(launch), reply)).await?;
+        office.asker.ask(caller, |reply| Ask::Launch(launch, reply)).await?;
     let line = Line { instance: started.instance, caller, asker: office.asker };
     let first =
         serde_json::to_string(&started).map_err(|error| Refusal::Failed(error.to_string()))?;

@@ -21,6 +21,7 @@ use crate::{
     event::{Bytes, PolicyText},
     kernel::{Slot, Tags},
     launch::{Cgroup, Tree},
+    names::Service,
     rules::{self, Bindings, Compiled, Loaded, SearchPath, Start},
 };
 
@@ -41,6 +42,8 @@ pub struct Instance {
     pub started_ns: u64,
     /// Everything that belongs to it.
     pub tree: Tree,
+    /// Answers its DNS, where its rules name hosts.
+    pub names: Option<Service>,
     /// Why the latest rules are not in force.
     pub stale: Option<String>,
     /// Nobody says when it ends: it is looked at.
@@ -128,7 +131,7 @@ pub fn load(
     caller: Caller,
     uid: u32,
     launch: &Launch,
-) -> Result<(Loaded, Compiled), Refusal> {
+) -> Result<Loaded, Refusal> {
     let text = |bytes: &Bytes| OsStr::from_bytes(bytes.as_bytes()).to_owned();
     let start = Start {
         command: launch.command.iter().map(text).collect(),
@@ -167,8 +170,15 @@ pub fn load(
         (_, Some(Mode::Observe)) => rules::Mode::Observe,
         (mode, None) => mode,
     };
-    let compiled = rules::compile(&loaded).map_err(|error| wrong(&error))?;
-    Ok((loaded, compiled))
+    Ok(loaded)
+}
+
+/// Compiles them.
+///
+/// # Errors
+/// When they exceed the tables.
+pub fn compile(loaded: &Loaded) -> Result<Arc<Compiled>, Refusal> {
+    rules::compile(loaded).map(Arc::new).map_err(|error| Refusal::Wrong(error.to_string()))
 }
 
 /// A cgroup with a number that no instance has.

@@ -120,6 +120,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         blind,
         instances: adopted.instances,
         next_policy: adopted.next_policy,
+        epoll: None,
     }
     .run()
 }
@@ -243,6 +244,7 @@ fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh
         uid,
         started_ns,
         tree: instances::tree(cgroup, number, tags.clone()),
+        names: None,
         stale: None,
         is_alone: true,
         ending: None,

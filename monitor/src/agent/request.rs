@@ -2,6 +2,7 @@
 //! about instances; the socket's thread only asks, and waits for the answer.
 
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc,
@@ -47,6 +48,8 @@ pub struct Request {
 
 /// The questions.
 pub enum Ask {
+    /// What a launch would be under.
+    Plan(Box<Launch>, Reply<Plan>),
     /// Put a waiting process under watch.
     Launch(Box<Launch>, Reply<Launched>),
     /// End an instance; the answer is its summary.
@@ -65,7 +68,7 @@ pub enum Ask {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
-    /// The waiting child of the caller.
+    /// The waiting child of the caller; nobody yet for a plan.
     pub pid: u32,
     /// Whose rules; the default policy when missing.
     pub server: Option<String>,
@@ -79,6 +82,15 @@ pub struct Launch {
     pub cwd: Bytes,
     /// `run --home`, for root.
     pub home: Option<Bytes>,
+}
+
+/// What a launcher has to know before there is a process.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Plan {
+    /// Whether verdicts are carried out, and secrets kept from the environment.
+    pub enforced: bool,
+    /// Variables that the server is given although they look like secrets.
+    pub pass: BTreeSet<String>,
 }
 
 /// A mode that is asked for.

@@ -21,25 +21,28 @@ use super::{
     instances::{self, Instance},
     metrics::Metrics,
     request::{
-        Ask, Caller, Inbox, InstanceStatus, Launch, Launched, Refusal, Reloaded, Request, Started,
-        Status,
+        Ask, Caller, Inbox, InstanceStatus, Launch, Launched, Plan, Refusal, Reloaded, Request,
+        Started, Status,
     },
     state::StateDirectory,
 };
 use crate::{
     enrich::clock::{self, Clock},
     event::{PolicyText, Veil, format_time},
-    kernel::{Kernel, KernelError, Rings, Tags},
+    kernel::{Kernel, KernelError, Rings, Slot, Tags},
     launch::{Tree, signals::Signals},
+    names::Service,
     pipeline::{self, Pipeline},
     respond::{self, Answer},
-    rules::{Compiled, SearchPath},
+    rules::{Compiled, Mode, SearchPath},
     sink::stderr::Stderr,
 };
 
 /// Longest time without a look at the ordinary ring, while it fills and while it does not.
 const BUSY: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_secs(1);
+/// The same while names are answered.
+const NAMES: Duration = Duration::from_millis(200);
 /// Looks at an empty ring after which it counts as idle.
 const QUIET: u32 = 50;
 /// Longest wait while records wait for earlier ones of the other ring.
@@ -73,6 +76,8 @@ pub struct Watch {
     pub instances: BTreeMap<u32, Instance>,
     /// Number of the next policy.
     pub next_policy: u32,
+    /// What is waited on.
+    pub epoll: Option<Rc<Epoll>>,
 }
 
 /// Why the watcher has ended.
@@ -88,7 +93,9 @@ impl Watch {
     /// # Errors
     /// When the kernel refuses what watching takes.
     pub fn run(mut self) -> anyhow::Result<()> {
-        let epoll = self.waiter()?;
+        let epoll = Rc::new(self.waiter()?);
+        self.epoll = Some(epoll.clone());
+        self.serve_adopted_names();
         let End::Asked = self.until_end(&epoll)?;
         let Self { pipeline, kernel, instances, .. } = self;
         for instance in instances.into_values() {
@@ -96,6 +103,20 @@ impl Watch {
         }
         pipeline.finish(&mut |_| {}, || counters(&kernel))?;
         Ok(())
+    }
+
+    /// Goes on answering the DNS of adopted instances: at other ports, and with no address known.
+    fn serve_adopted_names(&mut self) {
+        let adopted =
+            self.instances.iter().map(|(number, one)| (*number, one.policy.policy, one.slot));
+        for (number, policy, slot) in adopted.collect::<Vec<_>>() {
+            let Some(compiled) = self.pipeline.policy(policy) else { continue };
+            let names = self.name_service(number, policy, slot, &compiled);
+            self.kernel.answer_dns(number, names.as_ref().map_or(0, Service::port));
+            if let Some(instance) = self.instances.get_mut(&number) {
+                instance.names = names;
+            }
+        }
     }
 
     fn waiter(&self) -> anyhow::Result<Epoll> {
@@ -118,6 +139,7 @@ impl Watch {
         loop {
             let before = self.pipeline.delivered();
             let more = self.pump();
+            self.answer_names();
             self.inbox.quiet();
             while let Some(request) = self.inbox.next() {
                 self.answer(request);
@@ -136,6 +158,7 @@ impl Watch {
             let patience = match (more, self.pipeline.holds_records()) {
                 (true, _) => Duration::ZERO,
                 (_, true) => HOLDING,
+                _ if self.instances.values().any(|one| one.names.is_some()) => NAMES,
                 _ if ending || (quiet < QUIET && !self.instances.is_empty()) => BUSY,
                 _ => IDLE,
             };
@@ -225,6 +248,17 @@ impl Watch {
                 // Fails when the asker has gone; then its own end of the line tells so.
                 let _ = reply.send(answer);
             }
+            Ask::Plan(launch, reply) => {
+                let loaded = match inside {
+                    true => Err(outsiders()),
+                    false => instances::load(&self.search, caller, caller.uid, &launch),
+                };
+                let plan = loaded.map(|loaded| Plan {
+                    enforced: loaded.mode == Mode::Enforce,
+                    pass: loaded.pass,
+                });
+                let _ = reply.send(plan);
+            }
             Ask::End(number, reply) => match self.owned(caller, inside, number) {
                 Ok(instance) => instance.end(Some(reply)),
                 Err(refusal) => drop(reply.send(Err(refusal))),
@@ -269,17 +303,21 @@ impl Watch {
     fn launch(&mut self, caller: Caller, launch: Launch) -> Result<Launched, Refusal> {
         instances::check_child(caller, launch.pid)?;
         let uid = caller.uid;
-        let (loaded, compiled) = instances::load(&self.search, caller, uid, &launch)?;
+        let loaded = instances::load(&self.search, caller, uid, &launch)?;
+        let compiled = instances::compile(&loaded)?;
         let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
         let random = || RandomState::new().hash_one(std::process::id()) as u32;
         let taken =
             |number: u32| number == 0 || number == u32::MAX || self.instances.contains_key(&number);
         let (number, cgroup) = instances::place(taken, random)?;
+        cgroup.limit(&loaded.resources).map_err(|error| failed(&error))?;
         let tree = instances::tree(cgroup, number, self.tags.clone());
         let policy = self.veil.policy(loaded.text(self.next_policy, number));
         let slot = self.kernel.install(policy.policy, &compiled).map_err(|error| failed(&error))?;
         self.next_policy += 1;
-        let put = self.put_under_watch(&tree, &compiled, number, slot, launch.pid);
+        let names = self.name_service(number, policy.policy, slot, &compiled);
+        let port = names.as_ref().map_or(0, Service::port);
+        let put = self.put_under_watch(&tree, &compiled, number, slot, port, launch.pid);
         if let Err(error) = put {
             let _ = tree.kill();
             self.drop_from_kernel(number, slot);
@@ -294,7 +332,7 @@ impl Watch {
         };
         let followers = &mut self.pipeline.sinks().audience;
         let told = followers.begin(number, &policy.server, uid);
-        self.pipeline.begin(policy.clone(), Arc::new(compiled));
+        self.pipeline.begin(policy.clone(), compiled);
         let instance = Instance {
             policy,
             slot,
@@ -302,6 +340,7 @@ impl Watch {
             uid,
             started_ns: clock::boot_ns(),
             tree,
+            names,
             stale: None,
             is_alone: false,
             ending: None,
@@ -317,13 +356,48 @@ impl Watch {
         tree: &Tree,
         compiled: &Compiled,
         number: u32,
-        slot: crate::kernel::Slot,
+        slot: Slot,
+        port: u16,
         child: u32,
     ) -> anyhow::Result<()> {
         self.kernel.label_all(&compiled.labels)?;
         self.kernel.bind(number, slot)?;
+        self.kernel.answer_dns(number, port);
         tree.cgroup().add(Pid::from_raw(child as i32))?;
         Ok(self.kernel.tag(child, number)?)
+    }
+
+    /// The DNS of an instance whose rules name hosts.
+    fn name_service(
+        &mut self,
+        number: u32,
+        policy: u32,
+        slot: Slot,
+        compiled: &Arc<Compiled>,
+    ) -> Option<Service> {
+        if !compiled.names_hosts() {
+            return None;
+        }
+        if let Err(error) = self.kernel.attach_dns() {
+            self.pipeline.agent(number, "names", &error.to_string());
+            return None;
+        }
+        let service = Service::start(&mut self.kernel, number, policy, slot, compiled.clone());
+        if let (Some(epoll), Some(descriptor)) = (&self.epoll, service.descriptor()) {
+            // What cannot be waited for is looked at several times a second all the same.
+            let _ = epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, 0));
+        }
+        Some(service)
+    }
+
+    /// Answers what was asked by name.
+    fn answer_names(&mut self) {
+        let Self { kernel, pipeline, instances, .. } = self;
+        for (number, instance) in instances {
+            if let Some(names) = &mut instance.names {
+                pipeline.names(*number, names.serve(kernel));
+            }
+        }
     }
 
     /// Forgets instances that have ended.
@@ -341,6 +415,9 @@ impl Watch {
             let Some(instance) = self.instances.remove(&number) else { continue };
             let message = format!("the last process of instance {number} has ended");
             self.pipeline.agent(number, "ended", &message);
+            if let Some(names) = instance.names {
+                self.pipeline.names(number, names.finish(&mut self.kernel));
+            }
             self.drop_from_kernel(number, instance.slot);
             let followers = &mut self.pipeline.sinks().audience;
             let summary = followers.end(number, &instance.policy.server);
@@ -354,7 +431,7 @@ impl Watch {
         self.name_policies();
     }
 
-    fn drop_from_kernel(&mut self, number: u32, slot: crate::kernel::Slot) {
+    fn drop_from_kernel(&mut self, number: u32, slot: Slot) {
         let dropped = self.kernel.release(number).and_then(|()| self.kernel.retire(slot));
         if let Err(error) = dropped {
             self.pipeline.agent(number, "kernel", &error.to_string());
@@ -386,8 +463,8 @@ impl Watch {
     fn reload_one(&mut self, number: u32) -> Result<(), Refusal> {
         let Some(instance) = self.instances.get(&number) else { return Ok(()) };
         let caller = Caller { pid: instance.launch.pid, uid: instance.uid };
-        let (loaded, compiled) =
-            instances::load(&self.search, caller, instance.uid, &instance.launch)?;
+        let loaded = instances::load(&self.search, caller, instance.uid, &instance.launch)?;
+        let compiled = instances::compile(&loaded)?;
         let policy = self.veil.policy(loaded.text(self.next_policy, number));
         let same = PolicyText { policy: policy.policy, ..instance.policy.clone() } == policy;
         if same {
@@ -398,11 +475,16 @@ impl Watch {
         self.next_policy += 1;
         self.kernel.label_all(&compiled.labels).map_err(failed)?;
         // Known before the first record under it comes.
-        self.pipeline.begin(policy.clone(), Arc::new(compiled));
+        self.pipeline.begin(policy.clone(), compiled.clone());
+        let names = self.name_service(number, policy.policy, slot, &compiled);
         self.kernel.bind(number, slot).map_err(failed)?;
+        self.kernel.answer_dns(number, names.as_ref().map_or(0, Service::port));
         let Some(instance) = self.instances.get_mut(&number) else { return Ok(()) };
         let before = std::mem::replace(&mut instance.slot, slot);
         let old = std::mem::replace(&mut instance.policy, policy);
+        if let Some(names) = std::mem::replace(&mut instance.names, names) {
+            self.pipeline.names(number, names.finish(&mut self.kernel));
+        }
         self.kernel.retire(before).map_err(failed)?;
         // Its last records are in the rings by now, and are read before it is forgotten.
         while self.pump() {}

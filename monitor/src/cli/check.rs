@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     kernel::Backend,
-    rules::{self, Compiled, Finding, Loaded, RuleError, Severity, SourceKind},
+    rules::{
+        self, Blind, Compiled, Finding, Loaded, RuleError, Severity, SourceKind, lint, lint_servers,
+    },
 };
 
 /// Checks rules without starting anything.
@@ -62,6 +64,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
             unused = rules::audit(&search)?;
         }
     }
+    let blind = match arguments.backend {
+        BackendOption::Tracepoint => Blind::ToLoaders,
+        BackendOption::Auto | BackendOption::Lsm => Blind::No,
+    };
     let mut reports = Vec::new();
     for server in names {
         let (findings, policy) = match rules::load(&search, Some(&server), &bindings) {
@@ -70,13 +76,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
                  directory and name that with --rules"
             ),
             Ok(loaded) => match rules::compile(&loaded) {
-                Ok(compiled) => (loaded.warnings.clone(), Some((loaded, compiled))),
+                Ok(compiled) => {
+                    let findings = loaded.warnings.iter().cloned().chain(lint(&loaded, blind));
+                    (findings.collect(), Some((loaded, compiled)))
+                }
                 Err(error) => (findings_of(error)?, None),
             },
             Err(error) => (findings_of(error)?, None),
         };
         reports.push(Report { server, findings, policy });
     }
+    let loaded: Vec<&Loaded> =
+        reports.iter().filter_map(|report| Some(&report.policy.as_ref()?.0)).collect();
+    unused.extend(lint_servers(&loaded));
     unused.retain(|finding| {
         !reports.iter().any(|report| report.findings.iter().any(|f| same(f, finding)))
     });
@@ -140,7 +152,11 @@ fn policy_text(
     )?;
     if !loaded.open.is_empty() {
         let names: Vec<String> = loaded.open.iter().map(|name| format!("${{{name}}}")).collect();
-        writeln!(out, "  left out without a command (-- COMMAND ARGS): {}", names.join(", "))?;
+        writeln!(out, "  left out without a value (-- COMMAND ARGS): {}", names.join(", "))?;
+    }
+    if loaded.matches() > 0 {
+        let matches = loaded.matches();
+        writeln!(out, "  {matches} matches: no verb of this version starts watching by them")?;
     }
     for pattern in loaded.resolved() {
         let (file, line) = (pattern.file, pattern.line);
@@ -185,6 +201,7 @@ fn print_json(reports: &[Report], unused: &[Finding], backends: &[Backend]) -> i
                 value["sources"] = loaded.sources.iter().map(|s| json!(s.path)).collect();
                 value["bindings"] = json!(loaded.bindings);
                 value["left_out"] = json!(loaded.open);
+                value["matches"] = json!(loaded.matches());
                 value["resolved"] = loaded
                     .resolved()
                     .iter()

@@ -25,8 +25,12 @@ use super::rule_options::is_directory;
 use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, Privacy, Veil},
-    kernel::{self, Backend, Kernel, KernelError, Options, Slot},
-    launch::{self, Account, Cgroup, Ended, LaunchError, Server, Tree, signals::Signals},
+    kernel::{self, Backend, Kernel, KernelError, Options},
+    launch::{
+        self, Account, Cgroup, Ended, Environment, LaunchError, Program, Server, Tree,
+        signals::Signals,
+    },
+    names::Service,
     pipeline::{Pipeline, Sinks},
     rules::{self, Bindings, Compiled, Loaded, Mode, SearchPath},
     segment::{Header, key},
@@ -125,7 +129,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     check_privileges()?;
     let signals = Signals::block().context("cannot take over signals")?;
     let mut kernel = load_kernel(arguments, loaded.mode)?;
+    if compiled.names_hosts() {
+        kernel.attach_dns()?;
+    }
     let (instance, cgroup) = Cgroup::create(random)?;
+    cgroup.limit(&loaded.resources)?;
     let options = RecordingOptions {
         privacy: arguments.privacy,
         sync: arguments.sync,
@@ -138,6 +146,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let recording = open_recording(arguments, &account, policy, &kernel, options, key)?;
     let slot = kernel.install(POLICY, &compiled)?;
     kernel.label_all(&compiled.labels)?;
+    let compiled = Arc::new(compiled);
+    let names = compiled
+        .names_hosts()
+        .then(|| Service::start(&mut kernel, instance, POLICY, slot, compiled.clone()));
 
     if let Some(signal) = signals.asked_to_end()? {
         return Ok(Ended::Killed(signal).exit_code());
@@ -146,7 +158,21 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let (rings, tags) = (kernel.take_rings()?, kernel.take_tags()?);
     let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
     kernel::give_memory_back();
-    let server = start(arguments, &account, &signals, tree, &mut kernel, instance, slot)?;
+    let environment =
+        Environment::new(std::env::vars_os(), &loaded.pass, loaded.mode == Mode::Enforce);
+    let program = Program {
+        command: &arguments.command,
+        environment: &environment,
+        account: &account,
+        inherited: signals.inherited(),
+    };
+    let resolver = names.as_ref().map_or(0, Service::port);
+    let bind = |kernel: &mut Kernel| {
+        kernel.bind(instance, slot)?;
+        kernel.answer_dns(instance, resolver);
+        Ok(())
+    };
+    let server = start(program, tree, &mut kernel, instance, bind)?;
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
     enricher.veil(veil);
@@ -155,9 +181,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let terminal = terminal.with_checkpoints(!interactive);
     let sinks = Sinks { recording, terminal, audience: Summary::default(), account };
     let mut pipeline = Pipeline::new(rings, enricher, sinks);
-    pipeline.explain(POLICY, Arc::new(compiled));
+    pipeline.explain(POLICY, compiled);
+    if let Some(message) = environment.message() {
+        pipeline.agent(instance, "environment", &message);
+    }
     let name = loaded.server;
-    Run { server, pipeline, signals, kernel, instance, name, sentenced: false }.watch(is_root)
+    Run { server, pipeline, signals, kernel, names, instance, name, sentenced: false }
+        .watch(is_root)
 }
 
 /// Without the rights to load programs, the agent has to.
@@ -181,6 +211,11 @@ fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loade
     let mut loaded = rules::load(&search, arguments.server.as_deref(), &bindings)?;
     for warning in &loaded.warnings {
         say(&warning.to_string());
+    }
+    if !loaded.open.is_empty() {
+        let names: Vec<String> = loaded.open.iter().map(|name| format!("${{{name}}}")).collect();
+        let names = names.join(", ");
+        say(&format!("what the rules allow by {names} is left out: this start gives no value"));
     }
     if let (true, Some(server)) = (loaded.is_default, &arguments.server) {
         if matches!(arguments.mode, Some(ModeArgument::Enforce)) {
@@ -271,22 +306,19 @@ fn default_recording(account: &Account, server: &str, instance: u32) -> Destinat
 }
 
 fn start(
-    arguments: &Arguments,
-    account: &Account,
-    signals: &Signals,
+    program: Program<'_>,
     tree: Tree,
     kernel: &mut Kernel,
     instance: u32,
-    slot: Slot,
+    bind: impl FnOnce(&mut Kernel) -> Result<(), KernelError>,
 ) -> anyhow::Result<Server> {
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.context("cannot open /dev/null")?;
     let put_under_watch = |child: nix::unistd::Pid| {
-        kernel.bind(instance, slot)?;
+        bind(kernel)?;
         kernel.tag(child.as_raw() as u32, instance)
     };
-    let inherited = signals.inherited();
-    let server = launch::start(&arguments.command, account, inherited, tree, put_under_watch)?;
+    let server = launch::start(program, tree, put_under_watch)?;
     launch::let_go_of_streams(&null)?;
     Ok(server)
 }

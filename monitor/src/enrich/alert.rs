@@ -2,7 +2,10 @@
 //! opens make a handful of alerts that add up to a million. Everything depends on the events
 //! alone, so that a replay gives the same alerts.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::Ipv6Addr,
+};
 
 use monitor_common::{
     policy::{reason, set, verdict},
@@ -10,8 +13,11 @@ use monitor_common::{
 };
 
 use super::table::Table;
-use crate::event::{
-    Alert, Body, Bytes, Contact, Enforced, Event, Observed, Process, Shown, Violation, printable,
+use crate::{
+    event::{
+        Alert, Body, Bytes, Contact, Enforced, Event, Process, Resolve, Shown, Violation, printable,
+    },
+    rules::is_public,
 };
 
 /// Identical violations within this time of an alert are counted into the next one.
@@ -54,8 +60,7 @@ pub(super) struct Alerts {
 impl Alerts {
     /// Takes an event; the alert that it leads to at once, if any.
     pub(super) fn observe(&mut self, event: &Event, table: &Table) -> Option<Event> {
-        let (observed, violation) = (event.observed.as_ref()?, event.violation.as_ref()?);
-        let key = key(event, observed, violation);
+        let key = key(event, event.violation.as_ref()?);
         if let Some(run) = self.runs.get_mut(&key) {
             run.count(event, table);
             return None;
@@ -136,8 +141,9 @@ impl Pending {
     }
 }
 
-fn key(event: &Event, observed: &Observed, violation: &Violation) -> Key {
+fn key(event: &Event, violation: &Violation) -> Key {
     let decision = violation.decision;
+    let exe = event.observed.as_ref().map(|observed| observed.process.image.exe.clone());
     Key {
         instance: event.instance,
         kind: event.kind(),
@@ -147,7 +153,7 @@ fn key(event: &Event, observed: &Observed, violation: &Violation) -> Key {
             violation.observed_only,
             decision.reason,
         ),
-        deed: Some((observed.process.image.exe.clone(), subject(&event.body))),
+        deed: Some((exe.unwrap_or_default(), subject(&event.body))),
     }
 }
 
@@ -183,6 +189,7 @@ pub(crate) fn subject(body: &Body) -> Bytes {
         | Body::Socket(contact) => Bytes::from(contact_text(contact).as_str()),
         Body::Process { file, .. } if !file.path.is_empty() => file.path.clone(),
         Body::Process { target, .. } => Bytes::from(format!("process {}", target.tgid).as_str()),
+        Body::Resolve(resolve) => Bytes::from(resolve.name.as_str()),
         Body::IoUring => "io_uring".into(),
         Body::Bpf { command } => Bytes::from(format!("bpf command {command}").as_str()),
         Body::Namespace => "user namespace".into(),
@@ -207,9 +214,11 @@ pub(crate) fn contact_text(contact: &Contact) -> String {
 
 /// Why there is an alert, in one sentence without hostile characters.
 fn why(event: &Event) -> String {
-    let (Some(observed), Some(violation)) = (&event.observed, &event.violation) else {
-        return String::new();
-    };
+    let Some(violation) = &event.violation else { return String::new() };
+    if let Body::Resolve(resolve) = &event.body {
+        return why_resolve(resolve, violation);
+    }
+    let Some(observed) = &event.observed else { return String::new() };
     let process = &observed.process;
     format!(
         "{} ({}) {} {}: {}; {}",
@@ -220,6 +229,27 @@ fn why(event: &Event) -> String {
         ground(violation),
         outcome(violation),
     )
+}
+
+/// The same of a question for a host, which is known to come from the tree and not from whom.
+fn why_resolve(resolve: &Resolve, violation: &Violation) -> String {
+    let (name, rule) = (printable(&resolve.name), stated(violation));
+    let ground = match violation.decision.reason {
+        reason::REBINDING => {
+            let addresses = resolve.addresses.iter().filter(|address| !is_public(**address));
+            let first = addresses.map(|address| Ipv6Addr::from(*address).to_canonical()).next();
+            let first = first.map_or_else(String::new, |address| format!(" {address}"));
+            format!("it leads to the private address{first}, which no rule allows{rule}")
+        }
+        _ => format!("no rule names this host{rule}"),
+    };
+    let refused = violation.enforced == Enforced::Agent;
+    let outcome = match violation.decision.verdict >= verdict::DENY {
+        true if refused => "refused",
+        true if violation.observed_only => "reported, enforce mode would refuse it",
+        _ => "reported",
+    };
+    format!("the server asks for {name}: {ground}; {outcome}")
 }
 
 /// The program's own name: a process chooses its task name, and at exec it has the new one.
@@ -287,14 +317,19 @@ fn deed(body: &Body) -> &'static str {
     }
 }
 
-fn ground(violation: &Violation) -> String {
-    let decision = violation.decision;
+/// The rule behind a verdict, where a file says it.
+fn stated(violation: &Violation) -> String {
     // Line 0: what the schema says when the file does not.
     let stated = violation.rule.as_ref().filter(|rule| rule.line != 0);
     let rule = stated.map(|rule| {
         format!(" ({}:{} {})", printable(&rule.file), rule.line, printable(&rule.text))
     });
-    let rule = rule.unwrap_or_default();
+    rule.unwrap_or_default()
+}
+
+fn ground(violation: &Violation) -> String {
+    let decision = violation.decision;
+    let rule = stated(violation);
     match decision.reason {
         reason::SET => format!("it is in the set {}{rule}", set::NAMES[usize::from(decision.set)]),
         reason::DENY => format!("a deny rule names it{rule}"),

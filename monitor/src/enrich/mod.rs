@@ -10,6 +10,7 @@
 mod alert;
 mod body;
 pub mod clock;
+mod hosts;
 pub mod loss;
 pub mod merge;
 mod table;
@@ -27,9 +28,12 @@ use monitor_common::{
 use crate::{
     decode::Decoded,
     event::{
-        Body, Category, Enforced, Event, Known, Observed, PolicyText, Process, Veil, Violation,
+        Body, Category, Enforced, Event, Known, Observed, PolicyText, Process, Resolve, Veil,
+        Violation,
     },
     judge::{self, Explain},
+    names::Answered,
+    rules::{Naming, Standing},
 };
 
 pub(crate) use alert::{contact_text, subject};
@@ -45,6 +49,7 @@ pub struct Enricher {
     servers: HashMap<u32, Arc<str>>,
     policies: HashMap<u32, Arc<dyn Explain>>,
     table: Table,
+    hosts: HashMap<u32, hosts::Hosts>,
     alerts: alert::Alerts,
     ledger: Ledger,
     veil: Veil,
@@ -59,6 +64,7 @@ impl Enricher {
             servers: HashMap::new(),
             policies: HashMap::new(),
             table: Table::default(),
+            hosts: HashMap::new(),
             alerts: alert::Alerts::default(),
             ledger: Ledger::default(),
             veil: Veil::default(),
@@ -110,7 +116,10 @@ impl Enricher {
     pub fn record(&mut self, decoded: &Decoded<'_>, out: &mut Vec<Event>) {
         let record = &decoded.record;
         self.tick(record.time_ns, out);
-        let body = body::of(decoded, &self.veil);
+        let mut body = body::of(decoded, &self.veil);
+        if let Body::Connect(contact) | Body::Send(contact) = &mut body {
+            contact.name = self.host(record);
+        }
         let event = Event {
             seq: self.take_seq(),
             time_ns: self.clock.wall_ns(record.time_ns),
@@ -126,6 +135,45 @@ impl Enricher {
             body,
         };
         self.follow(event, out);
+    }
+
+    /// A question for a host that the agent has answered, and the alerts that it leads to.
+    pub fn resolve(&mut self, instance: u32, answered: Answered, out: &mut Vec<Event>) {
+        let Answered { resolve, naming, mode } = answered;
+        let boot_ns = clock::boot_ns();
+        self.tick(boot_ns, out);
+        let violation = self.naming_violation(&resolve, &naming, mode);
+        if violation.as_ref().is_none_or(|violation| violation.enforced == Enforced::None) {
+            let hosts = self.hosts.entry(instance).or_default();
+            hosts.learn(&resolve, naming.standing == Standing::Named, boot_ns);
+        }
+        let (seq, time_ns) = (self.take_seq(), self.clock.wall_ns(boot_ns));
+        let event = Event {
+            server: self.server(instance),
+            instance,
+            violation: violation.map(Box::new),
+            ..Event::of_monitor(seq, boot_ns, time_ns, Body::Resolve(Box::new(resolve)))
+        };
+        self.follow(event, out);
+    }
+
+    fn naming_violation(&self, resolve: &Resolve, naming: &Naming, mode: u8) -> Option<Violation> {
+        let decision = naming.decision;
+        if decision.verdict == verdict::ALLOW {
+            return None;
+        }
+        let observed_only = mode == mode::OBSERVE;
+        let refused = !observed_only && decision.verdict >= verdict::DENY;
+        let body = Body::Resolve(Box::new(resolve.clone()));
+        let policy = self.policies.get(&resolve.policy);
+        Some(Violation {
+            decision,
+            observed_only,
+            category: Category::of(&body, decision),
+            rule: policy.and_then(|policy| judge::blame(&body, decision, policy.as_ref())),
+            enforced: if refused { Enforced::Agent } else { Enforced::None },
+            answered: enforced::NONE,
+        })
     }
 
     /// A recorded event with its verdict, and the alerts that it leads to. It keeps its number, and
@@ -232,6 +280,12 @@ impl Enricher {
         let seq = self.next_seq;
         self.next_seq += 1;
         seq
+    }
+
+    /// The host that a contact is about, where answers told of one.
+    fn host(&self, record: &Record) -> Option<String> {
+        let policy = self.policies.get(&record.policy)?;
+        self.hosts.get(&record.instance)?.of(record, policy.as_ref())
     }
 
     fn server(&self, instance: u32) -> Arc<str> {

@@ -25,10 +25,15 @@ impl Explain for Echo {
             Subject::Address { address, port, protocol } => {
                 format!("{}:{port}/{protocol}", std::net::Ipv6Addr::from(address))
             }
+            Subject::Host { name, .. } => name.to_owned(),
         };
         let named = decision.reason != reason::BOUND && !text.ends_with("unnamed");
         let (file, list) = ("rules.toml".to_owned(), "files.deny".to_owned());
         named.then_some(Rule { file, line: 7, list, text })
+    }
+
+    fn classify_host(&self, _: &str, _: [u8; 16], _: u16, _: u8) -> u32 {
+        0
     }
 }
 

@@ -173,6 +173,8 @@ pub enum Body {
     Socket(Contact),
     /// A user namespace was created.
     Namespace,
+    /// A question for a host name.
+    Resolve(Box<Resolve>),
     /// A policy came into force or left.
     Policy {
         /// `install` or `retire`.
@@ -239,6 +241,29 @@ pub struct Contact {
     pub name: Option<String>,
     /// The file of an AF_UNIX socket; an abstract name stands in `path` behind `@`.
     pub file: Option<Box<File>>,
+}
+
+/// A question of an instance for a host name, and what the agent answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolve {
+    /// Number of the policy in force.
+    pub policy: u32,
+    /// The name in lower case, without a dot at its end; unusual bytes as `\DDD`.
+    pub name: String,
+    /// Type of the records asked for: `A`, `AAAA`, `HTTPS`, ….
+    pub record: String,
+    /// How it was asked: `udp`, `tcp`, or `hosts` when `/etc/hosts` gave the answer.
+    pub over: String,
+    /// What the answer says: `NOERROR`, `NXDOMAIN`, `REFUSED`, ….
+    pub rcode: String,
+    /// Names that the name stands for, in the order in which they lead to the addresses.
+    pub aliases: Vec<String>,
+    /// IPv6, IPv4 as `::ffff:a.b.c.d`.
+    pub addresses: Vec<[u8; 16]>,
+    /// For how long the answer holds, in seconds; what stood in `/etc/hosts` holds for the run.
+    pub ttl: Option<u32>,
+    /// Size of the answer that was asked for, 0 when the question went nowhere.
+    pub bytes: u32,
 }
 
 /// A verdict that is not `allow`.
@@ -442,6 +467,7 @@ impl Event {
             Body::Bpf { .. } => "bpf",
             Body::Socket(_) => "socket",
             Body::Namespace => "namespace",
+            Body::Resolve(_) => "resolve",
             Body::Policy { .. } => "policy",
             Body::Agent { .. } => "agent",
             Body::Loss(_) => "loss",

@@ -38,9 +38,13 @@ pub enum Category {
     Escape,
     /// A cloud metadata address.
     Metadata,
+    /// Asking for a host outside the rules.
+    Resolve,
+    /// A host name that leads to a private address.
+    Rebinding,
 }
 
-const CATEGORIES: [(Category, &str); 14] = [
+const CATEGORIES: [(Category, &str); 16] = [
     (Category::FileRead, "file_read"),
     (Category::FileWrite, "file_write"),
     (Category::Exec, "exec"),
@@ -55,6 +59,8 @@ const CATEGORIES: [(Category, &str); 14] = [
     (Category::Process, "process"),
     (Category::Escape, "escape"),
     (Category::Metadata, "metadata"),
+    (Category::Resolve, "resolve"),
+    (Category::Rebinding, "rebinding"),
 ];
 
 impl Category {
@@ -76,6 +82,8 @@ impl Category {
         }
         match (body, access.trailing_zeros()) {
             (Body::Process { .. }, _) => Self::Process,
+            (Body::Resolve(_), _) if reason == reason::REBINDING => Self::Rebinding,
+            (Body::Resolve(_), _) => Self::Resolve,
             (Body::Bpf { .. } | Body::Namespace | Body::IoUring | Body::Mount { .. }, _) => {
                 Self::Escape
             }
@@ -136,9 +144,19 @@ pub(super) const ANSWERED: [&str; 4] = ["none", "denied", "killed", "denied+kill
 const _: () = assert!(enforced::DENIED_AND_KILLED as usize == ANSWERED.len() - 1);
 
 /// Words for [`reason`], by number.
-pub(super) const REASONS: [&str; 9] =
-    ["listed", "unlisted", "deny", "allow_secret", "set", "bound", "doomed", "launch", "arguments"];
-const _: () = assert!(reason::ARGUMENTS as usize == REASONS.len() - 1);
+pub(super) const REASONS: [&str; 10] = [
+    "listed",
+    "unlisted",
+    "deny",
+    "allow_secret",
+    "set",
+    "bound",
+    "doomed",
+    "launch",
+    "arguments",
+    "rebinding",
+];
+const _: () = assert!(reason::REBINDING as usize == REASONS.len() - 1);
 
 /// Words for those [`flags`] that stand in the line's `flags` list, by bit number; empty where a
 /// field of its own says it.

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::{
     Alert, Ancestor, Body, Bytes, Category, Contact, Enforced, Event, Exec, File, Image, Loss,
-    Observed, PolicyText, Process, Rule, VERSION, Violation, names, time,
+    Observed, PolicyText, Process, Resolve, Rule, VERSION, Violation, names, time,
 };
 
 /// Why a line is not an event.
@@ -140,6 +140,14 @@ struct Line<'a> {
     #[serde(borrow)]
     socket_type: Text<'a>,
     name: Option<String>,
+    record: Option<String>,
+    over: Option<String>,
+    rcode: Option<String>,
+    aliases: Option<Vec<String>>,
+    #[serde(borrow)]
+    addresses: Option<Vec<StringOr<'a>>>,
+    ttl: Option<u32>,
+    bytes: Option<u32>,
     #[serde(borrow)]
     verdict: Text<'a>,
     #[serde(borrow)]
@@ -308,7 +316,7 @@ impl Line<'_> {
             set,
             access: access as u8,
         };
-        debug_assert!(decision.reason <= reason::ARGUMENTS);
+        debug_assert!(decision.reason <= reason::REBINDING);
         let category = self.category.as_ref().ok_or_else(|| self.missing("category"))?;
         let enforced = self.enforced.as_ref().ok_or_else(|| self.missing("enforced"))?;
         Ok(Some(Violation {
@@ -362,6 +370,7 @@ impl Line<'_> {
             "io_uring" => Body::IoUring,
             "namespace" => Body::Namespace,
             "bpf" => Body::Bpf { command: self.need(self.command, "command")? },
+            "resolve" => Body::Resolve(Box::new(self.resolve()?)),
             "policy" | "agent" | "loss" | "alert" => self.own()?,
             other => return Err(ParseError::Type(other.to_owned())),
         })
@@ -426,13 +435,7 @@ impl Line<'_> {
             Some(text) => from(&text.0).ok_or_else(|| value(field, text)),
             None => Ok(0),
         };
-        let address = match &self.address {
-            None => [0; 16],
-            Some(text) => match text.0.parse::<IpAddr>().map_err(|_| value("address", text))? {
-                IpAddr::V4(address) => network::mapped_v4(address.to_bits()),
-                IpAddr::V6(address) => address.octets(),
-            },
-        };
+        let address = self.address.as_ref().map_or(Ok([0; 16]), |text| address("address", text))?;
         let family = number("family", &self.family, names::family_from)?;
         let file = match i32::from(family) {
             libc::AF_UNIX => Some(Box::new(self.file()?)),
@@ -449,6 +452,24 @@ impl Line<'_> {
             sets: bits("sets", &self.sets, &names::SETS)?,
             name: self.name.take(),
             file,
+        })
+    }
+
+    fn resolve(&mut self) -> Result<Resolve, ParseError> {
+        let (name, record, over) = (self.name.take(), self.record.take(), self.over.take());
+        let (rcode, aliases) = (self.rcode.take(), self.aliases.take());
+        let texts = self.addresses.take().unwrap_or_default();
+        let addresses = texts.iter().map(|text| address("addresses", text));
+        Ok(Resolve {
+            policy: self.need(self.policy, "policy")?,
+            name: self.need(name, "name")?,
+            record: self.need(record, "record")?,
+            over: self.need(over, "over")?,
+            rcode: self.need(rcode, "rcode")?,
+            aliases: aliases.unwrap_or_default(),
+            addresses: addresses.collect::<Result<_, _>>()?,
+            ttl: self.ttl,
+            bytes: self.need(self.bytes, "bytes")?,
         })
     }
 
@@ -478,6 +499,13 @@ impl Line<'_> {
 
 fn bytes(field: &'static str, text: &StringOr<'_>) -> Result<Bytes, ParseError> {
     Bytes::from_text(&text.0).map_err(|_| value(field, text))
+}
+
+fn address(field: &'static str, text: &StringOr<'_>) -> Result<[u8; 16], ParseError> {
+    Ok(match text.0.parse::<IpAddr>().map_err(|_| value(field, text))? {
+        IpAddr::V4(address) => network::mapped_v4(address.to_bits()),
+        IpAddr::V6(address) => address.octets(),
+    })
 }
 
 fn value(field: &'static str, text: &StringOr<'_>) -> ParseError {

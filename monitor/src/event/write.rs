@@ -1,13 +1,16 @@
 //! [`Event`] to JSON, straight into a buffer that the caller reuses: no allocation, no
 //! intermediate tree. [`super::read`] is the other direction.
 
+use std::net::Ipv6Addr;
+
 use monitor_common::{
     policy::{InodeKey, access, set, verdict},
     record::{Peer, Target, change, did, flags, process},
 };
 
 use super::{
-    Alert, Body, Contact, Event, Exec, File, Loss, Observed, Process, Rule, VERSION, Violation,
+    Alert, Body, Contact, Event, Exec, File, Loss, Observed, Process, Resolve, Rule, VERSION,
+    Violation,
     bytes::{Piece, pieces},
     names, time,
 };
@@ -217,6 +220,7 @@ impl<'a> JsonLine<'a> {
             }
             Body::IoUring | Body::Namespace => {}
             Body::Bpf { command } => self.number("command", *command),
+            Body::Resolve(resolve) => self.resolve(resolve),
             Body::Policy { action, policy } => {
                 self.text("action", action);
                 self.value("rules", policy);
@@ -297,6 +301,27 @@ impl<'a> JsonLine<'a> {
             Some(file) => self.file(file),
             None => self.bits("sets", contact.sets, &names::SETS),
         }
+    }
+
+    fn resolve(&mut self, resolve: &Resolve) {
+        self.number("policy", resolve.policy);
+        self.text("name", &resolve.name);
+        self.text("record", &resolve.record);
+        self.text("over", &resolve.over);
+        self.text("rcode", &resolve.rcode);
+        if !resolve.aliases.is_empty() {
+            self.value("aliases", &resolve.aliases);
+        }
+        self.list("addresses", |line| {
+            for address in &resolve.addresses {
+                line.comma();
+                write_text(line.out, &Ipv6Addr::from(*address).to_canonical().to_string());
+            }
+        });
+        if let Some(ttl) = resolve.ttl {
+            self.number("ttl", ttl);
+        }
+        self.number("bytes", resolve.bytes);
     }
 
     fn word(&mut self, key: &str, number: u16, name: Option<&'static str>) {

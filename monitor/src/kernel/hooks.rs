@@ -34,7 +34,7 @@ enum Attach {
     BtfTracepoint(&'static str),
     /// What `sys_exit` goes on in, at this position of `HANDLERS`, 4.2.
     Handler(u32),
-    /// cgroup sock_addr on the root of cgroup v2, 4.17.
+    /// cgroup sock_addr on the root of cgroup v2, 4.17; what restores addresses 5.8.
     SockAddr,
     /// cgroup sock on the root of cgroup v2, 4.10.
     Sock,
@@ -137,6 +137,19 @@ const HOOKS: &[Hook] = &[
     on(Backend::Tracepoint, "sock_create", Attach::Sock),
 ];
 
+/// Hook and program of what sends the DNS of instances whose rules name hosts to the agent, on
+/// either backend, behind the programs that judge.
+const DNS: [(&str, &str); 8] = [
+    ("connect4", "dns_connect4"),
+    ("connect6", "dns_connect6"),
+    ("sendmsg4", "dns_sendmsg4"),
+    ("sendmsg6", "dns_sendmsg6"),
+    ("recvmsg4", "dns_recvmsg4"),
+    ("recvmsg6", "dns_recvmsg6"),
+    ("getpeername4", "dns_getpeername4"),
+    ("getpeername6", "dns_getpeername6"),
+];
+
 /// `inode_setattr` gained an argument in 6.9.
 fn dentry_at(btf: &btf::Btf<'_>) -> Option<u32> {
     btf.parameter("bpf_lsm_inode_setattr", "dentry")
@@ -176,6 +189,24 @@ pub fn attach(
     let hooks = of(backend, layouts);
     load(ebpf, &hooks, types)?;
     hooks.into_iter().try_for_each(|hook| attach_one(ebpf, hook, pinned))
+}
+
+/// Loads and attaches the programs that send DNS to the agent; names of their hooks.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_dns(ebpf: &mut Ebpf, pinned: Option<&Path>) -> Result<Vec<String>, KernelError> {
+    let attach = |(name, program): &(&'static str, &'static str)| {
+        if pinned.is_some_and(|directory| directory.join(program).exists()) {
+            return Ok(format!("cgroup/{name}"));
+        }
+        let failed = |error| KernelError::program(program, error);
+        let found = ebpf.program_mut(program).ok_or(KernelError::MissingProgram(program))?;
+        <&mut CgroupSockAddr>::try_from(found).and_then(CgroupSockAddr::load).map_err(failed)?;
+        attach_one(ebpf, &both(program, Attach::SockAddr), pinned)?;
+        Ok(format!("cgroup/{name}"))
+    };
+    DNS.iter().map(attach).collect()
 }
 
 /// Detaches and unloads all programs.
@@ -318,13 +349,22 @@ const BPF_CGROUP_INET6_CONNECT: u32 = 11;
 const BPF_CGROUP_UDP4_SENDMSG: u32 = 14;
 const BPF_CGROUP_UDP6_SENDMSG: u32 = 15;
 
+const BPF_CGROUP_UDP4_RECVMSG: u32 = 19;
+const BPF_CGROUP_UDP6_RECVMSG: u32 = 20;
+const BPF_CGROUP_INET4_GETPEERNAME: u32 = 29;
+const BPF_CGROUP_INET6_GETPEERNAME: u32 = 30;
+
 /// `enum bpf_attach_type` of include/uapi/linux/bpf.h by the names that our programs have there.
 fn attach_type(program: &str) -> u32 {
-    match program {
+    match program.trim_start_matches("dns_") {
         "connect4" => BPF_CGROUP_INET4_CONNECT,
         "connect6" => BPF_CGROUP_INET6_CONNECT,
         "sendmsg4" => BPF_CGROUP_UDP4_SENDMSG,
         "sendmsg6" => BPF_CGROUP_UDP6_SENDMSG,
+        "recvmsg4" => BPF_CGROUP_UDP4_RECVMSG,
+        "recvmsg6" => BPF_CGROUP_UDP6_RECVMSG,
+        "getpeername4" => BPF_CGROUP_INET4_GETPEERNAME,
+        "getpeername6" => BPF_CGROUP_INET6_GETPEERNAME,
         _ => BPF_CGROUP_INET_SOCK_CREATE,
     }
 }

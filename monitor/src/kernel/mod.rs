@@ -32,6 +32,7 @@ use aya::{
 };
 use monitor_common::{
     limits::{self, SCRATCH_SLOTS},
+    network::AddressRules,
     offsets::{ABSENT, Offsets},
     policy::{Label, tag_flags},
     record::counter,
@@ -340,6 +341,40 @@ impl Kernel {
     /// When too many instances run.
     pub fn bind(&mut self, instance: u32, slot: Slot) -> Result<(), KernelError> {
         self.policies.bind(instance, slot).map(drop)
+    }
+
+    /// Attaches what sends DNS of instances whose rules name hosts to the agent.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_dns(&mut self) -> Result<(), KernelError> {
+        let pinned = self.pins.as_ref().map(|pins| pins.links(self.backend));
+        for hook in hooks::attach_dns(&mut self.ebpf, pinned.as_deref())? {
+            if !self.hooks.contains(&hook) {
+                self.hooks.push(hook);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says at which port of loopback the DNS of a bound instance is answered. 0: nowhere, so that
+    /// it is refused.
+    pub fn answer_dns(&mut self, instance: u32, port: u16) {
+        self.policies.set_resolver(instance, port);
+    }
+
+    /// Replaces the rules of one address (in its canonical form) of an installed policy, by one
+    /// store; `None` leaves it to the prefix around it.
+    ///
+    /// # Errors
+    /// When the address table is full.
+    pub fn set_address(
+        &mut self,
+        slot: Slot,
+        address: [u8; 16],
+        rules: Option<&AddressRules>,
+    ) -> Result<(), KernelError> {
+        self.policies.set_address(slot, address, rules)
     }
 
     /// Frees a policy that no instance is bound to, after a grace period.

@@ -37,6 +37,7 @@ pub const MAPS: &[&str] = &[
     "LABELS",
     "LABEL_FILTER",
     "POLICIES",
+    "REDIRECTED",
     "ROWS",
     "SCRATCH",
     "TAGS",
@@ -86,7 +87,8 @@ impl Pins {
         self.directory.join(format!("maps-{}", env!("MCP_MONITOR_LAYOUT")))
     }
 
-    fn links(&self, backend: Backend) -> PathBuf {
+    /// The directory of the links of our own object.
+    pub fn links(&self, backend: Backend) -> PathBuf {
         let object = blake3::hash(OBJECT).to_hex();
         self.directory.join(format!("links-{backend}-{}", &object[..16]))
     }

@@ -36,6 +36,9 @@ const POLICY_WORD: usize = 0;
 /// Word of [`InstanceState`] that holds the sentence.
 const DOOMED_WORD: usize = 1;
 
+/// Word of [`InstanceState`] that holds the port at which its DNS is answered.
+const RESOLVER_WORD: usize = 2;
+
 /// What the maps hold of one policy.
 pub struct Parts<'a> {
     /// Verdicts, sets, mode.
@@ -55,8 +58,16 @@ struct Table {
 }
 
 struct Installed {
+    id: u32,
     digests: Vec<[u8; 32]>,
-    keys: Vec<Key<AddressKey>>,
+    /// Address prefixes: bits with those of the table, address.
+    keys: HashSet<(u32, [u8; 16])>,
+}
+
+impl Installed {
+    fn key(&self, (bits, address): (u32, [u8; 16])) -> Key<AddressKey> {
+        Key::new(bits, AddressKey { table: self.id, address })
+    }
 }
 
 /// The maps that hold policies, and what is free in them.
@@ -103,7 +114,7 @@ impl Policies {
     /// When a map is full. Nothing of the policy stays behind then.
     pub fn install(&mut self, id: u32, parts: &Parts<'_>) -> Result<Slot, KernelError> {
         let slot = self.free_slots.pop().ok_or(KernelError::Full("policies"))?;
-        let mut installed = Installed { digests: Vec::new(), keys: Vec::new() };
+        let mut installed = Installed { id, digests: Vec::new(), keys: HashSet::new() };
         let written = self.write(slot, id, parts, &mut installed);
         self.installed.insert(slot, installed);
         match written {
@@ -131,10 +142,9 @@ impl Policies {
             }
         }
         for (bits, address, rules) in parts.addresses {
-            let data = AddressKey { table: id, address: *address };
-            let key = Key::new(TABLE_BITS + u32::from(*bits), data);
-            self.addresses.insert(&key, rules, 0).map_err(KernelError::Map)?;
-            installed.keys.push(key);
+            let place = (TABLE_BITS + u32::from(*bits), *address);
+            self.addresses.insert(&installed.key(place), rules, 0).map_err(KernelError::Map)?;
+            installed.keys.insert(place);
         }
         self.policies.set(slot, policy, 0).map_err(KernelError::Map)
     }
@@ -185,7 +195,8 @@ impl Policies {
         if !tables().all(same) {
             return Ok(None);
         }
-        let mut installed = Installed { digests: Vec::new(), keys: Vec::new() };
+        let id = policy.id;
+        let mut installed = Installed { id, digests: Vec::new(), keys: HashSet::new() };
         for (place, table) in tables().filter(|(place, _)| place.base != 0) {
             let rows = table.rows.len() as u32;
             let known = Table { place: *place, rows, users: 0 };
@@ -193,8 +204,7 @@ impl Policies {
             installed.digests.push(table.digest);
         }
         for (bits, address, _) in &compiled.addresses {
-            let data = AddressKey { table: policy.id, address: *address };
-            installed.keys.push(Key::new(TABLE_BITS + u32::from(*bits), data));
+            installed.keys.insert((TABLE_BITS + u32::from(*bits), *address));
         }
         self.installed.insert(slot, installed);
         self.positions.insert(instance, position);
@@ -221,11 +231,20 @@ impl Policies {
             self.tables.values().map(|table| (table.place.base, table.rows)).collect();
         taken.sort_unstable();
         self.free_rows = between(&taken);
-        let adopted: HashSet<AddressKeyBytes> =
-            self.installed.values().flat_map(|policy| &policy.keys).map(bytes_of).collect();
+        // Addresses that names had led to are not adopted: their names are asked for again.
+        let adopted: HashSet<(u32, u32, [u8; 16])> = self
+            .installed
+            .values()
+            .flat_map(|policy| {
+                policy.keys.iter().map(|(bits, address)| (policy.id, *bits, *address))
+            })
+            .collect();
         let keys: Vec<_> = self.addresses.keys().filter_map(Result::ok).collect();
-        for key in keys.iter().filter(|key| !adopted.contains(&bytes_of(key))) {
-            self.addresses.remove(key).map_err(KernelError::Map)?;
+        for key in keys {
+            let AddressKey { table, address } = key.data();
+            if !adopted.contains(&(table, key.prefix_len(), address)) {
+                self.addresses.remove(&key).map_err(KernelError::Map)?;
+            }
         }
         Ok(())
     }
@@ -242,6 +261,7 @@ impl Policies {
                 let free = self.free_instances.pop();
                 let position = free.ok_or(KernelError::Full("instances"))?;
                 self.instances.store(position, DOOMED_WORD, 0);
+                self.instances.store(position, RESOLVER_WORD, 0);
                 self.positions.insert(instance, position);
                 position
             }
@@ -266,6 +286,40 @@ impl Policies {
             ("byte_classes", classes.0, classes.1),
             ("rows", rows.0, rows.1),
         ]
+    }
+
+    /// Replaces the rules of one address of an installed policy; `None` leaves it to the prefix
+    /// around it.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn set_address(
+        &mut self,
+        slot: Slot,
+        address: [u8; 16],
+        rules: Option<&AddressRules>,
+    ) -> Result<(), KernelError> {
+        let Some(installed) = self.installed.get_mut(&slot.0) else { return Ok(()) };
+        let place = (TABLE_BITS + 128, address);
+        let key = installed.key(place);
+        match rules {
+            Some(rules) => {
+                self.addresses.insert(&key, rules, 0).map_err(KernelError::Map)?;
+                installed.keys.insert(place);
+            }
+            None if installed.keys.remove(&place) => {
+                self.addresses.remove(&key).map_err(KernelError::Map)?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Says at which port of loopback the DNS of an instance is answered, 0 for nowhere.
+    pub fn set_resolver(&mut self, instance: u32, port: u16) {
+        if let Some(position) = self.position(instance) {
+            self.instances.store(position, RESOLVER_WORD, u32::from(port));
+        }
     }
 
     /// Where an instance stands in its map.
@@ -302,11 +356,11 @@ impl Policies {
     /// When the kernel refuses a map update.
     pub fn remove(&mut self, slot: Slot) -> Result<(), KernelError> {
         let Some(installed) = self.installed.remove(&slot.0) else { return Ok(()) };
-        for digest in installed.digests {
-            self.release_table(digest);
+        for digest in &installed.digests {
+            self.release_table(*digest);
         }
-        for key in installed.keys {
-            self.addresses.remove(&key).map_err(KernelError::Map)?;
+        for place in &installed.keys {
+            self.addresses.remove(&installed.key(*place)).map_err(KernelError::Map)?;
         }
         self.free_slots.push(slot.0);
         Ok(())
@@ -331,14 +385,6 @@ impl Policies {
             adjacent
         });
     }
-}
-
-/// An address key in a form that can be compared.
-type AddressKeyBytes = (u32, u32, [u8; 16]);
-
-fn bytes_of(key: &Key<AddressKey>) -> AddressKeyBytes {
-    let AddressKey { table, address } = key.data();
-    (key.prefix_len(), table, address)
 }
 
 /// Rows that are free between those that are taken, which are in order. Row 0 stays empty: a table

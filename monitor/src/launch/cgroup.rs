@@ -13,6 +13,8 @@ use std::{
 
 use nix::unistd::Pid;
 
+use crate::rules::Resources;
+
 /// Directory beneath the cgroup2 mount that holds every instance's cgroup.
 const PARENT: &str = "mcp-monitor";
 
@@ -34,9 +36,33 @@ pub enum CgroupError {
         /// What came of it.
         source: io::Error,
     },
+    /// A limit is asked for that this hierarchy does not keep.
+    #[error("cannot set resources.{controller}: {}", missing(controller, root))]
+    Controller {
+        /// The controller that would keep it, called as its key in `[resources]` is.
+        controller: &'static str,
+        /// Where the hierarchy is mounted.
+        root: PathBuf,
+    },
     /// Every number tried is taken.
     #[error("no free instance number beneath {}: remove what older runs left there", .0.display())]
     Taken(PathBuf),
+}
+
+/// What to do about a controller that is not there.
+fn missing(controller: &str, root: &Path) -> String {
+    let own = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    let root = root.display();
+    if own.split_whitespace().any(|name| name == controller) {
+        return format!(
+            "the {controller} controller is not enabled beneath {root}: \
+             `echo +{controller} > {root}/cgroup.subtree_control`"
+        );
+    }
+    format!(
+        "{root} has no {controller} controller, because the kernel lacks it or cgroup v1 holds it: \
+         boot with `cgroup_no_v1=all`, or remove the line from [resources]"
+    )
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> CgroupError {
@@ -161,6 +187,43 @@ impl Cgroup {
     /// Where it stands in the file system.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Sets what everything inside may use together.
+    ///
+    /// # Errors
+    /// When the hierarchy lacks a controller that this takes.
+    pub fn limit(&self, resources: &Resources) -> Result<(), CgroupError> {
+        /// Microseconds in which a share of processor time is given.
+        const PERIOD_US: u64 = 100_000;
+        let Resources { memory, pids, cpu } = *resources;
+        let number = |number: u64| number.to_string();
+        let cpu = cpu.map(|percent| format!("{} {PERIOD_US}", percent * PERIOD_US / 100));
+        for (controller, file, value) in [
+            ("memory", "memory.max", memory.map(number)),
+            ("pids", "pids.max", pids.map(number)),
+            ("cpu", "cpu.max", cpu),
+        ] {
+            let Some(value) = value else { continue };
+            self.enable(controller)?;
+            let path = self.path.join(file);
+            fs::write(&path, value).map_err(|source| failed("write", &path, source))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the parent, which is ours alone, hand a controller on.
+    fn enable(&self, controller: &'static str) -> Result<(), CgroupError> {
+        let parent = self.path.parent().unwrap_or(&self.path);
+        let path = parent.join("cgroup.controllers");
+        let given = fs::read_to_string(&path).map_err(|source| failed("read", &path, source))?;
+        if !given.split_whitespace().any(|name| name == controller) {
+            let root = parent.parent().unwrap_or(parent).to_owned();
+            return Err(CgroupError::Controller { controller, root });
+        }
+        let path = parent.join("cgroup.subtree_control");
+        let enabled = fs::write(&path, format!("+{controller}"));
+        enabled.map_err(|source| failed("write", &path, source))
     }
 
     /// Moves a process in.

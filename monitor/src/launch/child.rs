@@ -5,7 +5,7 @@
 //! opens no file once it is tagged, so its own doings make no events.
 
 use std::{
-    ffi::{CString, OsString, c_char, c_int},
+    ffi::{CString, c_char, c_int},
     os::{
         fd::{AsRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStringExt as _,
@@ -18,7 +18,7 @@ use nix::{
     unistd::{Gid, Pid},
 };
 
-use super::{LaunchError, account::Account, signals::Inherited};
+use super::{LaunchError, Program, signals::Inherited};
 
 /// Descriptor on which the child waits until it may go on.
 const GO: RawFd = 3;
@@ -35,7 +35,7 @@ pub enum Step {
     User = 2,
     /// no_new_privs, the death signal.
     Protection = 3,
-    /// execvp.
+    /// execvpe.
     Exec = 4,
 }
 
@@ -59,17 +59,15 @@ pub fn parse_report(bytes: &[u8]) -> Option<(Step, Errno)> {
 /// Everything that the child needs, laid out before the fork.
 pub struct Plan {
     argv: Vec<CString>,
+    environment: Vec<CString>,
     account: Option<(u32, u32, Vec<Gid>)>,
     signals: Inherited,
 }
 
 impl Plan {
-    /// A plan to run `command` as `account`.
-    pub fn new(
-        command: &[OsString],
-        account: &Account,
-        signals: Inherited,
-    ) -> Result<Self, LaunchError> {
+    /// A plan to run a program.
+    pub fn new(program: Program<'_>) -> Result<Self, LaunchError> {
+        let Program { command, environment, account, inherited } = program;
         let argv = command
             .iter()
             .map(|argument| CString::new(argument.clone().into_vec()))
@@ -78,18 +76,35 @@ impl Plan {
         let account = account
             .drop
             .then(|| (account.uid.as_raw(), account.gid.as_raw(), account.groups.clone()));
-        Ok(Self { argv, account, signals })
+        Ok(Self { argv, environment: environment.given.clone(), account, signals: inherited })
     }
 
     /// Pointers to the arguments, ended by a null pointer. Valid as long as the plan.
-    pub fn pointers(&self) -> Vec<*const c_char> {
-        self.argv.iter().map(|argument| argument.as_ptr()).chain([ptr::null()]).collect()
+    pub fn argv(&self) -> Vec<*const c_char> {
+        pointers(&self.argv)
+    }
+
+    /// The same for the environment.
+    pub fn envp(&self) -> Vec<*const c_char> {
+        pointers(&self.environment)
     }
 }
 
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
 /// The child's life. Never returns; ends in exec or in a report.
-pub fn run(plan: &Plan, argv: &[*const c_char], go: &OwnedFd, report: &OwnedFd, monitor: Pid) -> ! {
-    let failed = match become_server(plan, argv, go.as_raw_fd(), report.as_raw_fd(), monitor) {
+pub fn run(
+    plan: &Plan,
+    argv: &[*const c_char],
+    envp: &[*const c_char],
+    go: &OwnedFd,
+    report: &OwnedFd,
+    monitor: Pid,
+) -> ! {
+    let failed = match become_server(plan, argv, envp, go.as_raw_fd(), report.as_raw_fd(), monitor)
+    {
         Some(failed) => failed,
         // The monitor has gone or given up: there is nobody to report to.
         // SAFETY: _exit only ends this process.
@@ -108,6 +123,7 @@ pub fn run(plan: &Plan, argv: &[*const c_char], go: &OwnedFd, report: &OwnedFd, 
 fn become_server(
     plan: &Plan,
     argv: &[*const c_char],
+    envp: &[*const c_char],
     go: RawFd,
     report: RawFd,
     monitor: Pid,
@@ -133,9 +149,9 @@ fn become_server(
     if let Err(errno) = restore_signals(&plan.signals) {
         return Some((Step::Protection, errno));
     }
-    // SAFETY: `argv` points into `plan`'s strings, which live in this process's own copy, and ends
-    // with a null pointer; it has at least one string because clap demands a command.
-    unsafe { libc::execvp(argv[0], argv.as_ptr()) };
+    // SAFETY: both point into `plan`'s strings, which live in this process's own copy, and end with
+    // a null pointer; `argv` has at least one string because clap demands a command.
+    unsafe { libc::execvpe(argv[0], argv.as_ptr(), envp.as_ptr()) };
     Some((Step::Exec, Errno::last()))
 }
 

@@ -8,6 +8,7 @@
 pub mod account;
 pub mod cgroup;
 mod child;
+mod environment;
 mod guard;
 mod server;
 pub mod signals;
@@ -30,6 +31,7 @@ use nix::{
 pub use self::{
     account::Account,
     cgroup::Cgroup,
+    environment::Environment,
     server::{Ended, Root, Server},
     tree::{Tagged, Tree},
 };
@@ -113,15 +115,26 @@ fn system(action: &'static str) -> impl FnOnce(Errno) -> LaunchError {
     move |source| LaunchError::System { action, source }
 }
 
-/// Starts `command` in the tree's cgroup. `watch` gets the child's process number while the child waits,
+/// What is started.
+#[derive(Clone, Copy)]
+pub struct Program<'a> {
+    /// The command with its arguments.
+    pub command: &'a [OsString],
+    /// What it is given.
+    pub environment: &'a Environment,
+    /// As whom it runs.
+    pub account: &'a Account,
+    /// The signal state that the monitor was started with.
+    pub inherited: signals::Inherited,
+}
+
+/// Starts a program in the tree's cgroup. `watch` gets the child's process number while the child waits,
 /// and puts it under the kernel's watch; when it fails nothing is executed.
 ///
 /// Must be called from the process's only thread, which must live as long as the server does: the
 /// server dies with the thread that started it.
 pub fn start<E>(
-    command: &[OsString],
-    account: &Account,
-    inherited: signals::Inherited,
+    program: Program<'_>,
     tree: Tree,
     watch: impl FnOnce(Pid) -> Result<(), E>,
 ) -> Result<Server, LaunchError>
@@ -129,7 +142,7 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let guard = Guard::start(&tree).map_err(system("start the guard process"))?;
-    let waiting = Waiting::fork(command, account, inherited)?;
+    let waiting = Waiting::fork(program)?;
     tree.cgroup().add(waiting.pid)?;
     watch(waiting.pid).map_err(|error| LaunchError::Watch(error.into()))?;
     Ok(Server::new(waiting.let_go()?, guard, tree))
@@ -157,23 +170,19 @@ impl Waiting {
     ///
     /// # Errors
     /// When the command cannot be one, or the kernel refuses.
-    pub fn fork(
-        command: &[OsString],
-        account: &Account,
-        inherited: signals::Inherited,
-    ) -> Result<Self, LaunchError> {
-        let plan = child::Plan::new(command, account, inherited)?;
+    pub fn fork(program: Program<'_>) -> Result<Self, LaunchError> {
+        let plan = child::Plan::new(program)?;
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"));
         let (go_read, go_write): (OwnedFd, OwnedFd) = pipe()?;
         let (report_read, report_write) = pipe()?;
-        let argv = plan.pointers();
+        let (argv, envp) = (plan.argv(), plan.envp());
         let monitor = getpid();
         // SAFETY: the child calls only `child::run`, which makes system calls on prepared memory.
         match unsafe { fork() }.map_err(system("fork"))? {
-            ForkResult::Child => child::run(&plan, &argv, &go_read, &report_write, monitor),
+            ForkResult::Child => child::run(&plan, &argv, &envp, &go_read, &report_write, monitor),
             ForkResult::Parent { child } => Ok(Self {
                 pid: child,
-                command: command.first().cloned().unwrap_or_default(),
+                command: program.command.first().cloned().unwrap_or_default(),
                 go: Some(go_write.into()),
                 report: report_read.into(),
                 running: false,

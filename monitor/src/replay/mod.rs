@@ -217,6 +217,7 @@ impl Replay {
                 let last = loss.range.map_or(event.seq, |(_, last)| last);
                 self.enricher.go_on_at(last.saturating_add(1));
             }
+            Body::Resolve(_) => self.observed(event, place)?,
             _ if event.observed.is_none() => {
                 self.enricher.go_on_at(event.seq.saturating_add(1));
             }
@@ -228,7 +229,10 @@ impl Replay {
     /// An event of a watched process.
     fn observed(&mut self, mut event: Event, place: &blocks::Place) -> Result<(), ReplayError> {
         let wanted = self.options.wants(&event);
-        let number = event.observed.as_ref().map_or(0, |observed| observed.policy);
+        let number = match &event.body {
+            Body::Resolve(resolve) => resolve.policy,
+            _ => event.observed.as_ref().map_or(0, |observed| observed.policy),
+        };
         match self.policies.get(number)? {
             Some(pair) if wanted => {
                 self.counts.events += 1;

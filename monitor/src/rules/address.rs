@@ -1,8 +1,11 @@
-//! Destinations as people write them: `10.0.0.0/8:5432/tcp`, `[2001:db8::1]:443`, `public:443`.
+//! Destinations as people write them: `10.0.0.0/8:5432/tcp`, `[2001:db8::1]:443`, `public:443`,
+//! `api.github.com:443`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use monitor_common::network::{canonical, canonical_local, protocol};
+
+use super::hostname::{self, HostName, HostNameError};
 
 /// Private, shared, loopback, link-local, multicast, reserved and metadata addresses; `public` is
 /// the rest. Documentation ranges are not among them: nobody answers there but test networks.
@@ -114,6 +117,51 @@ pub struct Destination {
     pub protocols: u8,
 }
 
+impl Destination {
+    /// Whether all of `other` belongs to it.
+    pub fn covers(&self, other: &Self) -> bool {
+        let place = match other.place {
+            Place::Public => self.place == other.place,
+            Place::Within(prefix) => self.place.covers(&prefix),
+        };
+        let ports = self.ports.0 <= other.ports.0 && other.ports.1 <= self.ports.1;
+        place && ports && other.protocols & !self.protocols == 0
+    }
+}
+
+/// A host, ports and protocols.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedDestination {
+    /// Which names.
+    pub name: HostName,
+    /// First and last port.
+    pub ports: (u16, u16),
+    /// Bits of [`protocol`].
+    pub protocols: u8,
+}
+
+impl NamedDestination {
+    /// Whether a port is meant. Resolvers ask the kernel which of a host's addresses it would
+    /// reach, by UDP sockets that they connect to port 0 and never write to.
+    pub fn covers(&self, port: u16, protocol: u8) -> bool {
+        let (first, last) = self.ports;
+        let listed = self.protocols & protocol != 0 && (first..=last).contains(&port);
+        listed || (port == PROBE.0 && protocol & PROBE.1 != 0)
+    }
+}
+
+/// Port and protocol of what [`NamedDestination::covers`] besides its own.
+pub const PROBE: (u16, u8) = (0, protocol::UDP);
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Addresses.
+    Addresses(Destination),
+    /// A host.
+    Host(NamedDestination),
+}
+
 /// What a destination is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -130,8 +178,12 @@ pub enum Purpose {
 pub enum AddressError {
     #[error("the address is empty")]
     Empty,
-    #[error("host names are not supported yet")]
-    HostName,
+    #[error("a host name says where to connect to, not where to listen")]
+    HostListen,
+    #[error("a host cannot be refused by its name: whoever knows its address need not ask")]
+    HostRefuse,
+    #[error(transparent)]
+    HostName(#[from] HostNameError),
     #[error("{0:?} is not an address, a network or `public`")]
     NotAnAddress(String),
     #[error("an IPv6 address with a port stands in brackets")]
@@ -154,7 +206,11 @@ impl AddressError {
     /// What to write instead.
     pub fn help(&self) -> Option<String> {
         Some(match self {
-            Self::HostName => "write its addresses, or public:443".to_owned(),
+            Self::HostListen => "write an address of this machine".to_owned(),
+            Self::HostRefuse => {
+                "write its addresses, or leave it out of network.connect".to_owned()
+            }
+            Self::HostName(error) => return error.help(),
             Self::NotAnAddress(text) if text == "*" || text == "any" => {
                 "every address is 0.0.0.0/0 and [::/0], the internet is public".to_owned()
             }
@@ -170,19 +226,32 @@ impl AddressError {
     }
 }
 
-/// Parses a destination.
-pub fn parse(text: &str, purpose: Purpose) -> Result<Destination, AddressError> {
+/// The variable that an entry is, when it is one.
+pub fn variable(text: &str) -> Option<&str> {
+    text.strip_prefix("${")?.strip_suffix('}').filter(|name| !name.contains('}'))
+}
+
+/// Parses an entry.
+pub fn parse(text: &str, purpose: Purpose) -> Result<Target, AddressError> {
     let (text, protocols) = split_protocol(text, purpose)?;
     let (host, ports) = split_ports(text)?;
-    let place = if host == "public" {
-        if purpose == Purpose::Listen {
-            return Err(AddressError::PublicListen);
-        }
-        Place::Public
-    } else {
-        Place::Within(prefix(host, purpose)?)
+    let is_host = hostname::looks_like(host) && host.parse::<IpAddr>().is_err();
+    let name = match purpose {
+        Purpose::Connect if is_host => Some(HostName::parse(host)?),
+        Purpose::Listen if is_host => return Err(AddressError::HostListen),
+        Purpose::Refuse if is_host => return Err(AddressError::HostRefuse),
+        _ => None,
     };
-    Ok(Destination { place, ports: ports.map_or(Ok((0, u16::MAX)), parse_ports)?, protocols })
+    let ports = || ports.map_or(Ok((0, u16::MAX)), parse_ports);
+    if let Some(name) = name {
+        return Ok(Target::Host(NamedDestination { name, ports: ports()?, protocols }));
+    }
+    let place = match host {
+        "public" if purpose == Purpose::Listen => return Err(AddressError::PublicListen),
+        "public" => Place::Public,
+        _ => Place::Within(prefix(host, purpose)?),
+    };
+    Ok(Target::Addresses(Destination { place, ports: ports()?, protocols }))
 }
 
 fn split_protocol(text: &str, purpose: Purpose) -> Result<(&str, u8), AddressError> {
@@ -241,7 +310,7 @@ fn prefix(host: &str, purpose: Purpose) -> Result<Prefix, AddressError> {
         Some((address, length)) => (address, Some(length)),
         None => (bare.as_str(), None),
     };
-    let parsed: IpAddr = address.parse().map_err(|_| not_an_address(host, address))?;
+    let parsed: IpAddr = address.parse().map_err(|_| not_an_address(host))?;
     let (width, offset) = if parsed.is_ipv4() { (32, 96) } else { (128, 0) };
     let bits = match length {
         None => width,
@@ -290,15 +359,9 @@ fn canonical_prefix(prefix: Prefix, purpose: Purpose) -> Prefix {
     prefix
 }
 
-fn not_an_address(host: &str, address: &str) -> AddressError {
-    if host != "localhost" && host.starts_with('[') && !host.contains(']') {
+fn not_an_address(host: &str) -> AddressError {
+    if host.starts_with('[') && !host.contains(']') {
         return AddressError::Brackets;
     }
-    let label = |part: &str| {
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_*".contains(c))
-    };
-    let named = address.contains('.')
-        && address.split('.').all(label)
-        && address.contains(|c: char| c.is_ascii_alphabetic());
-    if named { AddressError::HostName } else { AddressError::NotAnAddress(host.to_owned()) }
+    AddressError::NotAnAddress(host.to_owned())
 }

@@ -8,7 +8,7 @@ use monitor_common::{
 use super::{
     Compiled, SourceKind,
     address::Prefix,
-    load::{AddressRule, PathRule},
+    load::{AddressRule, NameRule, PathRule},
     source::Origin,
 };
 
@@ -33,6 +33,13 @@ pub enum Subject<'a> {
         port: u16,
         /// One bit of [`protocol`].
         protocol: u8,
+    },
+    /// A host by its name.
+    Host {
+        /// As it is asked for.
+        name: &'a str,
+        /// Port, host byte order, and one bit of [`protocol`]; `None` for the question itself.
+        port: Option<(u16, u8)>,
     },
 }
 
@@ -75,6 +82,7 @@ impl Compiled {
             reason::SET => class::of_set(set),
             reason::ARGUMENTS => class::ARGUMENTS,
             reason::LISTED => allowing(decision.access) & classes,
+            reason::REBINDING => class::CONNECT,
             reason::UNLISTED => return Some(self.unlisted(decision.access)),
             _ => return None,
         };
@@ -102,7 +110,18 @@ impl Compiled {
                 let hit = |rule: &&AddressRule| covers(rule, to, port, protocol);
                 rules.rev().filter(hit).map(|r| (r.class, 0, RuleRef::of(&r.origin))).collect()
             }
+            Subject::Host { name, port } => self.matching_names(name, port),
         }
+    }
+
+    fn matching_names(&self, name: &str, port: Option<(u16, u8)>) -> Vec<(u32, usize, RuleRef)> {
+        let meant = |rule: &&NameRule| {
+            port.is_none_or(|(port, protocol)| rule.destination.covers(port, protocol))
+        };
+        // A name says more than a pattern of names.
+        let specific = |rule: &NameRule| usize::from(!rule.origin.written.contains('*'));
+        let rules = self.names(name).filter(meant);
+        rules.map(|rule| (rule.class, specific(rule), RuleRef::of(&rule.origin))).collect()
     }
 
     /// Entries of `exec.arguments` that name these arguments of a program.

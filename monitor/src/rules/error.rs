@@ -81,6 +81,9 @@ pub enum RuleError {
         /// Why.
         source: std::io::Error,
     },
+    /// A text that rules need and no directory has.
+    #[error("includes/{0}.toml is missing: rules that name hosts need it")]
+    Missing(&'static str),
     /// A name that cannot be a file's.
     #[error("{0:?} cannot be a server's name: use letters, digits, `.`, `_` and `-`")]
     Name(String),

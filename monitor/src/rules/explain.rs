@@ -46,6 +46,10 @@ impl Compiled {
                 Subject::Address { address, port, protocol } => {
                     self.classify_address(address, port, protocol)
                 }
+                Subject::Host { .. } => {
+                    let all = self.matching(subject, access);
+                    all.iter().fold(0, |classes, (class, ..)| classes | class)
+                }
             };
         let decision = decide(&self.policy, classes, access);
         let mut matching: Vec<RuleRef> = Vec::new();

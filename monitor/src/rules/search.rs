@@ -1,7 +1,7 @@
 //! Where rules are looked for.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,6 +29,12 @@ impl SearchPath {
         let fixed = ["/etc/mcp-monitor/rules.d", "/usr/share/mcp-monitor/rules"];
         let directories = rules.into_iter().map(Path::to_path_buf);
         let directories = directories.chain(fixed.map(PathBuf::from)).collect();
+        Self { directories, ..Self::built_in() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_directories(directories: &[&Path]) -> Self {
+        let directories = directories.iter().map(|path| path.to_path_buf()).collect();
         Self { directories, ..Self::built_in() }
     }
 
@@ -80,6 +86,49 @@ impl SearchPath {
         }))
     }
 
+    /// The drop-ins of a server in the order of their names, whichever directories they are in; of
+    /// those with the same name the strongest.
+    pub(super) fn drop_ins(&self, server: &str) -> Result<Vec<Arc<Source>>, RuleError> {
+        let kind = SourceKind::DropIn;
+        let folder = format!("{}/{server}.d", kind.folder());
+        let mut found: BTreeMap<String, Arc<Source>> = BTreeMap::new();
+        let mut add = |name: String, path: String, text: String| {
+            let source = Source { kind, name: name.clone(), path, text };
+            found.entry(name).or_insert_with(|| Arc::new(source));
+        };
+        for directory in &self.directories {
+            for path in files(&directory.join(&folder))? {
+                let Some(name) = name_of(&path) else { continue };
+                let text = fs::read_to_string(&path);
+                let text = text.map_err(|source| RuleError::Read { path: path.clone(), source })?;
+                add(name, path.display().to_string(), text);
+            }
+        }
+        for source in self.recorded.iter().filter(|source| source.kind == kind) {
+            add(source.name.clone(), source.path.clone(), source.text.clone());
+        }
+        let built_in = BUILT_IN.get_dir(&folder).filter(|_| self.built_in);
+        for file in built_in.into_iter().flat_map(Dir::files) {
+            let text = file.contents_utf8().unwrap_or_default().to_owned();
+            let Some(name) = name_of(file.path()) else { continue };
+            let path = format!("built-in/{folder}/{name}.toml");
+            add(name, path, text);
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Names of servers that have drop-ins in a directory.
+    pub(super) fn names_with_drop_ins(&self) -> Result<BTreeSet<String>, RuleError> {
+        let mut names = BTreeSet::new();
+        for directory in &self.directories {
+            for path in files(&directory.join(SourceKind::DropIn.folder()))? {
+                let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".d"));
+                names.extend(name.filter(|_| path.is_dir()).map(str::to_owned));
+            }
+        }
+        Ok(names)
+    }
+
     /// Names of all texts of a kind.
     ///
     /// # Errors
@@ -87,17 +136,7 @@ impl SearchPath {
     pub fn names(&self, kind: SourceKind) -> Result<Vec<String>, RuleError> {
         let mut names = BTreeSet::new();
         for directory in &self.directories {
-            let path = directory.join(kind.folder());
-            let unreadable = |source| RuleError::Read { path: path.clone(), source };
-            match fs::read_dir(&path) {
-                Ok(entries) => {
-                    for entry in entries {
-                        names.extend(name_of(&entry.map_err(unreadable)?.path()));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(unreadable(source)),
-            }
+            names.extend(files(&directory.join(kind.folder()))?.iter().filter_map(|p| name_of(p)));
         }
         let recorded = self.recorded.iter().filter(|source| source.kind == kind);
         names.extend(recorded.map(|source| source.name.clone()));
@@ -105,6 +144,19 @@ impl SearchPath {
             names.extend(folder.files().filter_map(|file| name_of(file.path())));
         }
         Ok(names.into_iter().collect())
+    }
+}
+
+/// What is in a folder; nothing when there is no such folder.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, RuleError> {
+    let unreadable = |source| RuleError::Read { path: folder.to_owned(), source };
+    match fs::read_dir(folder) {
+        Ok(entries) => {
+            let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+            paths.collect::<io::Result<_>>().map_err(unreadable)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(unreadable(source)),
     }
 }
 

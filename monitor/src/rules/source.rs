@@ -7,6 +7,8 @@ use std::{ops::Range, sync::Arc};
 pub enum SourceKind {
     /// `servers/NAME.toml`.
     Server,
+    /// `servers/NAME.d/*.toml`, which goes on where the server's own file ends.
+    DropIn,
     /// `includes/NAME.toml`.
     Include,
     /// `sets/NAME.toml`.
@@ -18,15 +20,17 @@ impl SourceKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Server => "server",
+            Self::DropIn => "drop-in",
             Self::Include => "include",
             Self::Set => "set",
         }
     }
 
-    /// The folder of a rules directory that holds such texts.
+    /// The folder of a rules directory that holds such texts; drop-ins stand in one by the name of
+    /// their server in there.
     pub const fn folder(self) -> &'static str {
         match self {
-            Self::Server => "servers",
+            Self::Server | Self::DropIn => "servers",
             Self::Include => "includes",
             Self::Set => "sets",
         }

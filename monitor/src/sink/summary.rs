@@ -64,6 +64,10 @@ impl Audience for Summary {
                         "reported"
                     } else {
                         match (violation.answered, violation.enforced) {
+                            // Nobody is killed for a question.
+                            (enforced::NONE, Enforced::Agent) if alert.event == "resolve" => {
+                                "denied"
+                            }
                             (enforced::NONE, Enforced::Agent) => "killed",
                             (enforced::NONE, _) => "reported",
                             (enforced::DENIED, _) => "denied",

@@ -1,6 +1,7 @@
 //! The smallest monitor: launches, handles signals, ends. No kernel programs.
 
 use std::{
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     fs::File,
     io,
@@ -8,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use mcp_monitor::launch::{self, Account, Cgroup, Tree, signals::Signals};
+use mcp_monitor::launch::{self, Account, Cgroup, Environment, Program, Tree, signals::Signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Makes the launcher's `watch` step fail, as a full tag table would.
@@ -39,7 +40,10 @@ fn run(command: &[OsString]) -> anyhow::Result<u8> {
         false => Ok(()),
     };
     let tree = Tree::new(cgroup, Box::new(strays));
-    let mut server = launch::start(command, &account, signals.inherited(), tree, watch)?;
+    let environment = Environment::new(std::env::vars_os(), &BTreeSet::new(), false);
+    let inherited = signals.inherited();
+    let program = Program { command, environment: &environment, account: &account, inherited };
+    let mut server = launch::start(program, tree, watch)?;
     eprintln!("server={}", server.pid());
     eprintln!("guard={}", server.guard_pid());
     eprintln!("capabilities={}", server.undoing_capabilities().unwrap_or_default().join(","));

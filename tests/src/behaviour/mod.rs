@@ -25,6 +25,7 @@ behaviours! {
     fleet,
     floods,
     inside,
+    launching,
     lineage,
     machine,
     names,

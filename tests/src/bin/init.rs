@@ -60,6 +60,8 @@ fn prepare() -> Result<File> {
     for (source, place, kind) in MOUNTS {
         mount(source, place, kind)?;
     }
+    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu")
+        .context("cannot enable cgroup controllers")?;
     let output = OpenOptions::new().write(true).open(OUTPUT).context(OUTPUT)?;
     make_raw(&output)?;
     for module in fs::read_dir(modules()?).into_iter().flatten().flatten() {

@@ -17,10 +17,10 @@ use super::{Arguments, ModeArgument, colour_refused, say};
 use crate::{
     agent::{
         client::{Answer, Client, ClientError, block_on},
-        request::{Launch, Mode, Started},
+        request::{Launch, Mode, Plan, Started},
     },
     event::{Bytes, Parser},
-    launch::{self, Account, Ended, Root, Waiting, cgroup, signals::Signals},
+    launch::{self, Account, Ended, Environment, Program, Root, Waiting, cgroup, signals::Signals},
     sink::{stderr::Stderr, terminal::Terminal},
 };
 
@@ -36,8 +36,21 @@ pub fn run(arguments: &Arguments, socket: &Path) -> anyhow::Result<u8> {
     let signals = Signals::block().context("cannot take over signals")?;
     block_on(async {
         let mut client = Client::connect(socket).await?;
-        let waiting = Waiting::fork(&arguments.command, &account, signals.inherited())?;
-        let launch = serde_json::to_vec(&launch(arguments, &waiting)?)?;
+        let mut launch = launch(arguments)?;
+        let planned = client.ask(Method::POST, "/v1/plan", serde_json::to_vec(&launch)?).await?;
+        let Plan { enforced, pass } = planned.json().await?;
+        let environment = Environment::new(std::env::vars_os(), &pass, enforced);
+        let waiting = Waiting::fork(Program {
+            command: &arguments.command,
+            environment: &environment,
+            account: &account,
+            inherited: signals.inherited(),
+        })?;
+        if let Some(message) = environment.message() {
+            say(&message);
+        }
+        launch.pid = waiting.pid().as_raw() as u32;
+        let launch = serde_json::to_vec(&launch)?;
         let mut answer = client.ask(Method::POST, "/v1/instances", launch).await?;
         let line = answer.line().await?.context("the agent went away")?;
         let started: Started = serde_json::from_slice(&line).context("the agent's answer")?;
@@ -56,11 +69,11 @@ pub fn run(arguments: &Arguments, socket: &Path) -> anyhow::Result<u8> {
     })?
 }
 
-fn launch(arguments: &Arguments, waiting: &Waiting) -> anyhow::Result<Launch> {
+fn launch(arguments: &Arguments) -> anyhow::Result<Launch> {
     let bytes = |text: &OsStr| Bytes::from(text.as_bytes());
     let cwd = std::env::current_dir().context("cannot find the working directory")?;
     Ok(Launch {
-        pid: waiting.pid().as_raw() as u32,
+        pid: 0,
         server: arguments.server.clone(),
         mode: arguments.mode.map(|mode| match mode {
             ModeArgument::Observe => Mode::Observe,

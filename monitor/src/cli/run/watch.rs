@@ -13,6 +13,7 @@ use super::say;
 use crate::{
     kernel::{Kernel, KernelError, Rings},
     launch::{Ended, Server, signals::Signals},
+    names::Service,
     pipeline::{self, Pipeline, Sinks},
     respond::{self, Answer},
     sink::{recording::Totals, stderr::Stderr, summary::Summary},
@@ -41,6 +42,8 @@ pub struct Run {
     pub signals: Signals,
     /// The kernel programs.
     pub kernel: Kernel,
+    /// The server's DNS, when its rules name hosts.
+    pub names: Option<Service>,
     /// The only instance.
     pub instance: u32,
     /// The server's name.
@@ -88,13 +91,19 @@ impl Run {
         add(violations, EpollFlags::empty())?;
         // By edge: it is readable whenever a record is in it, but wakes only when it fills.
         add(events, EpollFlags::EPOLLET)?;
+        if let Some(descriptor) = self.names.as_ref().and_then(Service::descriptor) {
+            add(&descriptor, EpollFlags::empty())?;
+        }
         Ok(epoll)
     }
 
     fn until_end(&mut self, epoll: &Epoll) -> anyhow::Result<Ended> {
         let mut quiet = 0_u32;
         loop {
-            let Self { pipeline, server, .. } = self;
+            let Self { pipeline, server, names, kernel, instance, .. } = self;
+            if let Some(names) = names {
+                pipeline.names(*instance, names.serve(kernel));
+            }
             let before = pipeline.delivered();
             let mut tree_must_die = false;
             let more = pipeline.pump(&mut |record| tree_must_die |= answer(record, server));
@@ -132,7 +141,7 @@ impl Run {
 
     /// Ends what is left of the tree, reads the rest, and says what happened.
     fn end(self, ended: Ended) -> anyhow::Result<u8> {
-        let Self { mut pipeline, server, kernel, instance, name, sentenced, .. } = self;
+        let Self { mut pipeline, server, mut kernel, names, instance, name, sentenced, .. } = self;
         if ended == Ended::Unguarded {
             let message = "the guard process was killed, and the server with it";
             pipeline.agent(instance, "guard", message);
@@ -145,6 +154,9 @@ impl Run {
                 "the server's first process has ended; what it left running was killed",
             ),
             Err(error) => pipeline.agent(instance, "remainder", &error.to_string()),
+        }
+        if let Some(names) = names {
+            pipeline.names(instance, names.finish(&mut kernel));
         }
         let (sinks, totals) = pipeline.finish(&mut |_| {}, || counters(&kernel))?;
         drop(server);

@@ -70,12 +70,19 @@ impl Alerts {
         recent: &Recent,
         budget: &mut Budget,
     ) {
-        let (Some(observed), Some(violation)) = (&event.observed, &event.violation) else { return };
+        let Some(violation) = &event.violation else { return };
+        // Of questions to the agent the process is not known.
+        let process = event.observed.as_ref().map(|observed| &observed.process);
+        let actor = Actor {
+            tgid: process.map_or(0, |process| process.tgid),
+            start_ns: process.map_or(0, |process| process.start_ns),
+            exe: process.map(|process| process.image.exe.clone()).unwrap_or_default(),
+        };
         *self.violations.entry(violation.category.name()).or_default() += alert.count;
         let key = Key {
             category: violation.category,
             verdict: (violation.decision.verdict, violation.observed_only, effect(event)),
-            exe: observed.process.image.exe.clone(),
+            exe: actor.exe.clone(),
             event: alert.event.clone(),
             subject: alert.subject.clone(),
         };
@@ -89,19 +96,12 @@ impl Alerts {
             return;
         }
         let told = self.told.entry(violation.category).or_default();
-        if *told >= ALERTS_MAX
-            || !budget.take(size(alert) + 2 * observed.process.image.exe.as_bytes().len())
-        {
+        if *told >= ALERTS_MAX || !budget.take(size(alert) + 2 * actor.exe.as_bytes().len()) {
             self.more += 1;
             return;
         }
         *told += 1;
         self.index.insert(key, self.items.len());
-        let actor = Actor {
-            tgid: observed.process.tgid,
-            start_ns: observed.process.start_ns,
-            exe: observed.process.image.exe.clone(),
-        };
         self.items.push(text(event, alert, violation, actor, evidence.collect()));
     }
 
@@ -162,14 +162,16 @@ fn level(violation: &Violation, effect: Effect) -> Level {
         | Category::McpConfig
         | Category::Escape
         | Category::Process
-        | Category::Metadata => true,
+        | Category::Metadata
+        | Category::Rebinding => true,
         Category::FileRead
         | Category::FileWrite
         | Category::Exec
         | Category::Connect
         | Category::Listen
         | Category::Unix
-        | Category::Sensitive => false,
+        | Category::Sensitive
+        | Category::Resolve => false,
     };
     match (grave, effect) {
         (true, Effect::Happened | Effect::Perhaps) => Level::Critical,

@@ -143,7 +143,11 @@ impl Gathered {
             | Body::IoUring
             | Body::Namespace
             | Body::Socket(_) => self.other(&seen, limits),
-            Body::Policy { .. } | Body::Agent { .. } | Body::Loss(_) | Body::Alert(_) => {}
+            Body::Resolve(_)
+            | Body::Policy { .. }
+            | Body::Agent { .. }
+            | Body::Loss(_)
+            | Body::Alert(_) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 //! read by [`super::load()`], so the same [`Loaded`] always gives the same bytes.
 
 mod automaton;
-mod network;
+pub(super) mod network;
 mod nodes;
 
 use std::{path::PathBuf, sync::Arc};
@@ -16,7 +16,7 @@ use monitor_common::{
 use self::nodes::{Kind, Step, steps, vector_steps};
 use super::{
     Finding, Loaded, Mode, RuleError, Severity, Source,
-    load::{AddressRule, PathRule, VectorRule},
+    load::{AddressRule, NameRule, PathRule, VectorRule},
     pattern::{Component, Pattern, Piece},
     source::Origin,
 };
@@ -63,6 +63,7 @@ pub(super) struct Rules {
     pub paths: Vec<PathRule>,
     pub vectors: Vec<VectorRule>,
     pub addresses: Vec<AddressRule>,
+    pub names: Vec<NameRule>,
     pub unlisted: [Option<Arc<Origin>>; access::COUNT],
     pub sources: Vec<Arc<Source>>,
 }
@@ -96,13 +97,15 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, RuleError> {
             paths: loaded.paths.clone(),
             vectors: loaded.vectors.clone(),
             addresses: loaded.addresses.clone(),
+            names: loaded.names.clone(),
             unlisted: loaded.unlisted_origins.clone(),
             sources: loaded.sources.clone(),
         }),
     })
 }
 
-fn policy(loaded: &Loaded) -> Policy {
+/// What the policy says beside its tables.
+pub(super) fn policy(loaded: &Loaded) -> Policy {
     let mut policy = Policy {
         record: loaded.record,
         mode: match loaded.mode {
@@ -110,6 +113,7 @@ fn policy(loaded: &Loaded) -> Policy {
             Mode::Enforce => mode::ENFORCE,
         },
         unlisted: loaded.unlisted,
+        names: u8::from(!loaded.names.is_empty()),
         ..Policy::EMPTY
     };
     let rulings = loaded.set_verdict.iter().zip(&loaded.set_access);

@@ -34,6 +34,17 @@ impl fmt::Display for TooManyPorts {
     }
 }
 
+/// What an address stands under by itself: all rules around it, and those given.
+pub fn single(
+    rules: &[AddressRule],
+    more: &[AddressRule],
+    address: u128,
+) -> Result<AddressRules, TooManyPorts> {
+    let edge = Prefix { bits: 128, address };
+    let around = rules.iter().filter(|rule| rule.destination.place.covers(&edge));
+    port_rules(&edge, &around.chain(more).collect::<Vec<_>>())
+}
+
 /// Builds the table. Prefixes that say the same as the one around them are left out.
 pub fn table(rules: &[AddressRule]) -> Result<Vec<(u8, [u8; 16], AddressRules)>, TooManyPorts> {
     let edges: BTreeSet<Prefix> =

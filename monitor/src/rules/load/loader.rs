@@ -7,17 +7,17 @@ use monitor_common::policy::{access, class, set, verdict};
 use super::{
     super::{
         Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
-        address::{self, Purpose},
+        address::{self, Purpose, Target},
         error::nearest,
         labels,
-        parse::{self, Document, Entry, Holds, Program, RECORD_ALL, SetDocument, Vector},
+        parse::{self, Document, Entry, Holds, List, Program, RECORD_ALL, SetDocument, Vector},
         pattern::{self, Pattern, Piece},
         resolve::Links,
         search::is_name,
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, PathRule, VectorRule, set_of,
+    AddressRule, Loaded, Mode, NameRule, PathRule, Resources, VectorRule, set_of,
 };
 
 pub struct Loader<'a> {
@@ -34,8 +34,11 @@ pub struct Loader<'a> {
     paths: Vec<PathRule>,
     vectors: Vec<VectorRule>,
     addresses: Vec<AddressRule>,
+    names: Vec<NameRule>,
 }
 
+/// The include that rules which name hosts take in by themselves.
+const NAMES: &str = "names";
 /// Vectors that the alternatives and values in one may stand for.
 const VECTORS_MAX: usize = 1024;
 
@@ -52,6 +55,7 @@ impl<'a> Loader<'a> {
             paths: Vec::new(),
             vectors: Vec::new(),
             addresses: Vec::new(),
+            names: Vec::new(),
         }
     }
 
@@ -101,6 +105,12 @@ impl<'a> Loader<'a> {
         if self.documents.iter().any(is_loaded) {
             return Ok(());
         }
+        if name == NAMES {
+            let help = Some("leave it out: rules that name hosts take it in".to_owned());
+            let message = "this include opens DNS, and only rules that name hosts close it again";
+            self.finding(Severity::Error, &origin, message.to_owned(), help);
+            return Ok(());
+        }
         let found = if is_name(name) { self.search.find(SourceKind::Include, name)? } else { None };
         let Some(source) = found else {
             let names = self.search.names(SourceKind::Include)?;
@@ -116,6 +126,21 @@ impl<'a> Loader<'a> {
         self.document(&source)?;
         self.stack.pop();
         Ok(())
+    }
+
+    /// Takes in what rules that name hosts need.
+    pub fn names(&mut self) -> Result<(), RuleError> {
+        let is_name = |(list, entry): &(&List, Entry)| {
+            let target = address::parse(&entry.text, list.purpose());
+            !list.is_pattern(&entry.text) && matches!(target, Ok(Target::Host(_)))
+        };
+        if !self.documents.iter().any(|document| document.lists.iter().any(is_name)) {
+            return Ok(());
+        }
+        match self.search.find(SourceKind::Include, NAMES)? {
+            Some(source) => self.document(&source),
+            None => Err(RuleError::Missing(NAMES)),
+        }
     }
 
     /// Reads all sets and takes their members in.
@@ -258,12 +283,12 @@ impl<'a> Loader<'a> {
         for alternative in alternatives {
             match self.variables.expand(&alternative, scope) {
                 Ok(values) => all.extend(values),
-                Err(VariableError::Missing(name)) if !self.started => {
+                // An allow that says nothing allows nothing; a refusal must say something.
+                Err(VariableError::Missing(name)) if !self.started || !must => {
                     self.open.insert(name);
                 }
                 Err(error) => {
-                    // An allow that says nothing allows nothing; a refusal must say something.
-                    let harmless = matches!(error, VariableError::Missing(_)) && !must;
+                    let harmless = error.is_by_chance() && !must;
                     let severity = if harmless { Severity::Warning } else { Severity::Error };
                     self.finding(severity, origin, error.to_string(), error.help());
                 }
@@ -293,9 +318,26 @@ impl<'a> Loader<'a> {
     }
 
     fn address(&mut self, origin: &Arc<Origin>, class: u32, purpose: Purpose) {
-        match address::parse(&origin.written, purpose) {
-            Ok(destination) => {
+        let Some(name) = address::variable(&origin.written) else {
+            return self.destination(origin, &origin.written, class, purpose);
+        };
+        let restricts = purpose == Purpose::Refuse;
+        match self.variables.destinations(name) {
+            Ok(all) => all.iter().for_each(|text| self.destination(origin, text, class, purpose)),
+            Err(VariableError::Missing(name)) if !self.started || !restricts => {
+                self.open.insert(name);
+            }
+            Err(error) => self.finding(Severity::Error, origin, error.to_string(), error.help()),
+        }
+    }
+
+    fn destination(&mut self, origin: &Arc<Origin>, text: &str, class: u32, purpose: Purpose) {
+        match address::parse(text, purpose) {
+            Ok(Target::Addresses(destination)) => {
                 self.addresses.push(AddressRule { destination, class, origin: origin.clone() });
+            }
+            Ok(Target::Host(destination)) => {
+                self.names.push(NameRule { destination, class, origin: origin.clone() });
             }
             Err(error) => self.finding(Severity::Error, origin, error.to_string(), error.help()),
         }
@@ -321,6 +363,19 @@ impl<'a> Loader<'a> {
             mode: Mode::Observe,
             sources: sources.chain(sets.iter().map(|set| set.source.clone())).collect(),
             bindings: used,
+            pass: self
+                .documents
+                .iter()
+                .flat_map(|document| document.pass.iter().map(|name| name.text.clone()))
+                .collect(),
+            resources: Resources::default(),
+            matches: self
+                .documents
+                .iter()
+                .flat_map(|document| {
+                    document.matches.iter().map(|entry| (document.source.clone(), entry.clone()))
+                })
+                .collect(),
             warnings: self.findings,
             open: self.open,
             record: RECORD_ALL,
@@ -332,6 +387,7 @@ impl<'a> Loader<'a> {
             paths: self.paths,
             vectors: self.vectors,
             addresses: self.addresses,
+            names: self.names,
             loaders,
             world,
         };
@@ -339,7 +395,7 @@ impl<'a> Loader<'a> {
         for document in sets {
             loaded.set_access[document.set] = document.access;
         }
-        if let Some(document) = self.documents.first() {
+        for document in &self.documents {
             loaded.respond(document);
         }
         loaded.warn_of_sets();

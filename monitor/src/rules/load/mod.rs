@@ -13,8 +13,8 @@ use monitor_common::policy::{Label, access, class, set, verdict};
 
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
-    address::Destination,
-    parse::{self, Document},
+    address::{Destination, NamedDestination},
+    parse::{self, Document, Match},
     pattern::{self, Pattern, Piece},
     search::is_name,
     source::Origin,
@@ -40,6 +40,17 @@ impl std::fmt::Display for Mode {
             Self::Enforce => "enforce",
         })
     }
+}
+
+/// `[resources]`: what the instance's cgroup may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Time of processors, in percent of one.
+    pub cpu: Option<u64>,
 }
 
 /// A pattern and what it means.
@@ -92,6 +103,15 @@ pub(in crate::rules) struct AddressRule {
     pub origin: Arc<Origin>,
 }
 
+/// A host and what it means.
+#[derive(Clone, Debug)]
+pub(in crate::rules) struct NameRule {
+    pub destination: NamedDestination,
+    /// Bits of [`class`].
+    pub class: u32,
+    pub origin: Arc<Origin>,
+}
+
 /// The rules of one server.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -109,6 +129,10 @@ pub struct Loaded {
     /// What the machine has put into the rules: with it and the texts they can be loaded anywhere,
     /// see [`Bindings::of_world`].
     pub world: World,
+    /// `[env] pass`: variables that the server is given although they look like secrets.
+    pub pass: BTreeSet<String>,
+    /// What its cgroup may use.
+    pub resources: Resources,
     /// What may not be as meant.
     pub warnings: Vec<Finding>,
     /// Variables without a value because no command is known: what they allow is left out.
@@ -118,9 +142,11 @@ pub struct Loaded {
     pub(in crate::rules) unlisted_origins: [Option<Arc<Origin>>; access::COUNT],
     pub(in crate::rules) set_verdict: [u8; set::COUNT],
     pub(in crate::rules) set_access: [u8; set::COUNT],
+    pub(in crate::rules) matches: Vec<(Arc<Source>, Match)>,
     pub(in crate::rules) paths: Vec<PathRule>,
     pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
+    pub(in crate::rules) names: Vec<NameRule>,
     pub(in crate::rules) labels: Vec<(PathBuf, Label)>,
     pub(in crate::rules) loaders: Vec<Pattern>,
 }
@@ -160,7 +186,11 @@ pub fn load(
     };
     if let Some(source) = source {
         loader.document(&source)?;
+        for drop_in in search.drop_ins(&source.name)? {
+            loader.document(&drop_in)?;
+        }
     }
+    loader.names()?;
     let sets = loader.sets()?;
     loader.rules();
     loader.into_loaded(server, is_default, &sets)
@@ -177,7 +207,7 @@ pub fn load_recorded(
 ) -> Result<Option<Loaded>, RuleError> {
     let Some(world) = &recorded.world else { return Ok(None) };
     let bindings = Bindings::of_world(world);
-    let kinds = [SourceKind::Server, SourceKind::Include, SourceKind::Set];
+    let kinds = [SourceKind::Server, SourceKind::DropIn, SourceKind::Include, SourceKind::Set];
     let texts = recorded.sources.iter().filter_map(|source| {
         let kind = kinds.into_iter().find(|kind| kind.name() == source.kind)?;
         let SourceText { name, path, text, .. } = source.clone();
@@ -195,9 +225,14 @@ pub fn load_recorded(
 }
 
 impl Loaded {
+    /// Takes over what a server's file or drop-in says once; what is said later counts.
     fn respond(&mut self, document: &Document) {
         self.mode = document.response.mode.unwrap_or(self.mode);
         self.record = document.record.unwrap_or(self.record);
+        let Resources { memory, pids, cpu } = document.resources;
+        self.resources.memory = memory.or(self.resources.memory);
+        self.resources.pids = pids.or(self.resources.pids);
+        self.resources.cpu = cpu.or(self.resources.cpu);
         for (bit, verdict, span) in &document.response.unlisted {
             let name = access::NAMES[*bit];
             self.unlisted[*bit] = *verdict;
@@ -256,6 +291,11 @@ impl Loaded {
         }
     }
 
+    /// Number of entries of `[[match]]`.
+    pub fn matches(&self) -> usize {
+        self.matches.len()
+    }
+
     /// The rules with all that they rest on, as recordings hold them.
     pub fn text(&self, policy: u32, instance: u32) -> PolicyText {
         let source = |source: &Arc<Source>| SourceText {
@@ -308,6 +348,21 @@ pub fn audit(search: &SearchPath) -> Result<Vec<Finding>, RuleError> {
                 _ => parse::document(&source).map(drop),
             };
             all.extend(result.err().unwrap_or_default());
+        }
+    }
+    for server in search.names_with_drop_ins()? {
+        let is_used = search.find(SourceKind::Server, &server)?.is_some();
+        for source in search.drop_ins(&server)? {
+            all.extend(parse::document(&source).err().unwrap_or_default());
+            if !is_used {
+                all.push(Finding {
+                    severity: Severity::Warning,
+                    message: format!("there is no servers/{server}.toml that this could add to"),
+                    help: Some("write it, or name the folder after a server".to_owned()),
+                    source,
+                    span: 0..0,
+                });
+            }
         }
     }
     Ok(all)

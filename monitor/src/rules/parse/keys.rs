@@ -85,13 +85,25 @@ pub const TABLES: [(&str, &[&str], &[&str]); 3] = [
 ];
 
 /// Keys at the top of a server's file.
-pub const SERVER: &[&str] =
-    &["schema", "server", "include", "files", "exec", "network", "record", "response"];
+pub const SERVER: &[&str] = &[
+    "schema",
+    "server",
+    "include",
+    "match",
+    "files",
+    "exec",
+    "network",
+    "env",
+    "resources",
+    "record",
+    "response",
+];
 /// Those that are not supported yet.
-pub const SERVER_LATER: &[&str] = &["match", "env", "resources", "limits"];
+pub const SERVER_LATER: &[&str] = &["limits"];
 /// Keys at the top of an include.
-pub const INCLUDE: &[&str] = &["schema", "description", "include", "files", "exec", "network"];
+pub const INCLUDE: &[&str] =
+    &["schema", "description", "include", "files", "exec", "network", "env"];
 /// Those that are not supported yet.
-pub const INCLUDE_LATER: &[&str] = &["env", "limits"];
+pub const INCLUDE_LATER: &[&str] = &["limits"];
 /// Keys of a set.
 pub const SET: &[&str] = &["schema", "set", "description", "access", "paths", "addresses"];

@@ -5,6 +5,8 @@
 //! is refused by name: a rule that is silently ignored protects nobody.
 
 mod keys;
+mod matches;
+mod process;
 mod reader;
 mod sections;
 
@@ -17,7 +19,7 @@ use reader::Reader;
 pub(super) use sections::RECORD_ALL;
 
 use super::{
-    Finding, Mode, Severity, Source, SourceKind, address,
+    Finding, Mode, Resources, Severity, Source, SourceKind, address,
     pattern::{alternatives, pieces},
 };
 
@@ -51,6 +53,22 @@ pub(super) struct Vector {
     pub span: Range<usize>,
 }
 
+/// An entry of `[[match]]`: which processes are the server. Each of its lists that is not empty has
+/// to hold something that fits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Match {
+    /// Patterns of the executable.
+    pub exe: Vec<Entry>,
+    /// Globs for any one argument.
+    pub args: Vec<Entry>,
+    /// Globs for the name of the systemd unit.
+    pub unit: Vec<Entry>,
+    /// Globs for the cgroup.
+    pub cgroup: Vec<Entry>,
+    /// All of it.
+    pub span: Range<usize>,
+}
+
 /// A server's rules or an include.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -58,6 +76,10 @@ pub struct Document {
     pub(super) include: Vec<Entry>,
     pub(super) lists: Vec<(&'static List, Entry)>,
     pub(super) programs: Vec<Program>,
+    /// `[env] pass`.
+    pub(super) pass: Vec<Entry>,
+    pub(super) resources: Resources,
+    pub(super) matches: Vec<Match>,
     pub(super) response: Response,
     /// Event kinds to record, as bits; `None` when not said.
     pub(super) record: Option<u64>,
@@ -103,6 +125,9 @@ fn entry_finding(source: &Arc<Source>, list: &List, entry: &Entry) -> Option<Fin
     if list.is_pattern(&entry.text) {
         return pattern_finding(source, entry);
     }
+    if address::variable(&entry.text).is_some() {
+        return None;
+    }
     let error = address::parse(&entry.text, list.purpose()).err()?;
     Some(wrong(source, entry, error.to_string(), error.help()))
 }
@@ -125,25 +150,36 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
         include: Vec::new(),
         lists: Vec::new(),
         programs: Vec::new(),
+        pass: Vec::new(),
+        resources: Resources::default(),
+        matches: Vec::new(),
         response: Response::default(),
         record: None,
     };
     if let Some(table) = reader.parse() {
-        let server = source.kind == SourceKind::Server;
+        let server = source.kind != SourceKind::Include;
         let known = if server { keys::SERVER } else { keys::INCLUDE };
         let later = if server { keys::SERVER_LATER } else { keys::INCLUDE_LATER };
         reader.keys(table.get_ref(), "", known, later);
         reader.schema(table.get_ref());
         if server {
-            reader.own_name(table.get_ref(), "server");
+            // A drop-in stands in the folder of its server, and need not name it.
+            if source.kind == SourceKind::Server {
+                reader.own_name(table.get_ref(), "server");
+            } else if let Some(value) = table.get_ref().get("server") {
+                reader.string(value, "server");
+            }
             sections::response(&mut reader, table.get_ref(), &mut document.response);
             document.record = sections::record(&mut reader, table.get_ref());
+            document.matches = matches::matches(&mut reader, table.get_ref());
+            document.resources = process::resources(&mut reader, table.get_ref());
         }
         if let Some(value) = table.get_ref().get("include") {
             document.include = reader.strings(value, "include");
         }
         lists(&mut reader, table.get_ref(), &mut document);
         document.programs = sections::programs(&mut reader, table.get_ref());
+        document.pass = process::pass(&mut reader, table.get_ref());
     }
     reader.finish(document)
 }

@@ -146,6 +146,14 @@ impl Pattern {
         reach[names.len()]
     }
 
+    /// Whether all that `other` matches is matched, as far as this can be told without asking what
+    /// wildcards could stand for.
+    pub fn surely_covers(&self, other: &Self) -> bool {
+        let ends_open = self.rest.last() == Some(&Component::Recursive);
+        let beneath = ends_open && !other.glued && !other.prefix.is_empty();
+        self == other || (beneath || other.rest.is_empty()) && self.matches(&other.prefix)
+    }
+
     /// The pattern as text, with bytes that are not printable ASCII as `\xNN`.
     pub fn display(&self) -> String {
         let mut text = self.prefix.escape_ascii().to_string();

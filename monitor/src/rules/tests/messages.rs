@@ -15,8 +15,23 @@ fn findings_name_the_place_and_what_to_write() {
              `arguments`]",
         ),
         (
-            "[env]\npass = []",
-            "3:2: `env` is not supported yet [remove it: this version would not act on it]",
+            "[env]\npass = [\"A=B\"]",
+            "4:9: \"A=B\" cannot be the name of a variable [write names of environment variables, \
+             such as \"GITHUB_TOKEN\"]",
+        ),
+        (
+            "[resources]\nmemory = \"lots\"",
+            "4:10: `resources.memory` cannot be this [write 1 MiB or more, such as \"512M\" or \
+             \"1G\"]",
+        ),
+        (
+            "[resources]\ncpu = 2",
+            "4:7: `resources.cpu` cannot be this [write shares of one processor, such as \"50%\" or \
+             \"200%\"]",
+        ),
+        (
+            "[resources]\nprocesses = 2",
+            "4:1: unknown key `processes` in [resources] [the keys here are `memory`, `pids`, `cpu`]",
         ),
         (
             "[response]\ndetectors = {}",
@@ -132,8 +147,19 @@ fn findings_name_the_place_and_what_to_write() {
              name begins with @ is written with its directory]",
         ),
         (
-            "[network]\nconnect = [\"api.github.com:443\"]",
-            "4:12: host names are not supported yet [write its addresses, or public:443]",
+            "[network]\nconnect = [\"api.*:443\"]",
+            "4:12: a wildcard covers whoever registers a name: a plain label stands last [write \
+             *.example.com]",
+        ),
+        (
+            "[network]\ndeny = [\"api.github.com\"]",
+            "4:9: a host cannot be refused by its name: whoever knows its address need not ask \
+             [write its addresses, or leave it out of network.connect]",
+        ),
+        (
+            "[network]\nlisten = [\"api.github.com:443\"]",
+            "4:11: a host name says where to connect to, not where to listen [write an address of \
+             this machine]",
         ),
         (
             "[network]\nconnect = [\"localhost:80\"]",
@@ -246,10 +272,11 @@ fn includes_are_found_once_and_circles_are_named() {
 }
 
 #[test]
-fn an_allow_without_value_is_dropped_with_a_warning() {
+fn an_allow_without_value_is_left_out_and_named() {
     let fixture = Fixture::new().server("[files]\nread = [\"${OPT:--db}/**\", \"/a\"]");
     let loaded = fixture.load().unwrap();
-    assert_eq!(loaded.warnings.len(), 1);
+    assert_eq!(loaded.warnings, []);
+    assert!(loaded.open.contains("OPT:--db"));
     let compiled = compile(&loaded).unwrap();
     assert_eq!(compiled.classify_path(b"/a"), class::READ);
     assert_eq!(compiled.classify_path(b"/b"), 0);

@@ -2,7 +2,10 @@
 
 mod arguments;
 mod destinations;
+mod drop_ins;
+mod lint;
 mod messages;
+mod packs;
 mod properties;
 mod sets;
 mod tables;

@@ -122,7 +122,9 @@ proptest! {
             let protocol = 1 << protocol;
             let naive = |texts: &[String], purpose, class| {
                 let hit = texts.iter().any(|text| {
-                    let own = address::parse(text, purpose).unwrap();
+                    let address::Target::Addresses(own) = address::parse(text, purpose).unwrap() else {
+                        panic!("{text} is no host");
+                    };
                     naive_covers(text, monitor_common::network::canonical(address))
                         && own.ports.0 <= port && port <= own.ports.1
                         && own.protocols & protocol != 0

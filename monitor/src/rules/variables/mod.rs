@@ -2,11 +2,13 @@
 //!
 //! A variable at the start of a pattern is a path: made absolute and canonical. When wildcards
 //! follow, it is refused if it is the root or if it lets the pattern cover a member of a built-in
-//! set. Anywhere else it is a name within one component.
+//! set. Anywhere else it is a name within one component. A URL without a host is the file that it
+//! names; where an address is wanted, a URL is the address that it leads to.
 
 mod arguments;
 #[cfg(test)]
 mod tests;
+mod url;
 
 use std::{
     collections::BTreeMap,
@@ -72,9 +74,18 @@ pub enum VariableError {
     OverSet { name: String, value: String, set: &'static str, member: String },
     #[error("`${{{0}}}` stands within a path, and its value is not a plain name")]
     NotAName(String),
+    #[error("`${{{0}}}` is no address")]
+    NotAnAddress(String),
 }
 
 impl VariableError {
+    /// Whether nobody chose the value for these rules: where a server happens to be started lies
+    /// over a set. Then an allow is left out, and everything else stands.
+    pub fn is_by_chance(&self) -> bool {
+        let (Self::Root(name) | Self::OverSet { name, .. }) = self else { return false };
+        ["CWD", "TMPDIR"].contains(&name.as_str())
+    }
+
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         Some(match self {
@@ -89,6 +100,9 @@ impl VariableError {
                 "start the server with a directory of its own, or name the directory in \
                  the entry"
                     .to_owned()
+            }
+            Self::NotAnAddress(_) => {
+                "addresses come from ${ENV:NAME}, ${OPT:--name} and ${ARGS_AFTER_MATCH}".to_owned()
             }
             Self::NotAName(_) => "put the variable at the start of the pattern".to_owned(),
         })
@@ -187,6 +201,24 @@ impl<'a> Variables<'a> {
         Ok(all)
     }
 
+    /// The addresses that a variable's values lead to, as entries of `network.connect`. Of several
+    /// arguments those count that are addresses.
+    pub fn destinations(&mut self, name: &str) -> Result<Vec<String>, VariableError> {
+        let raw = self.raw(name, Scope::Rules)?;
+        let all: Vec<String> =
+            raw.iter().filter_map(|value| value.to_str()).flat_map(url::destinations).collect();
+        if OF_THE_USER.contains(&name) {
+            return Err(VariableError::NotAnAddress(name.to_owned()));
+        }
+        let values = raw.iter().map(|value| value.as_bytes().into()).collect();
+        self.raw.insert(name.to_owned(), values);
+        if all.is_empty() {
+            return Err(VariableError::Missing(name.to_owned()));
+        }
+        self.used.insert(name.to_owned(), all.join("\n"));
+        Ok(all)
+    }
+
     fn check_over(&self, name: &str, pattern: &Pattern) -> Result<(), VariableError> {
         let Some((member, set)) = self.guard.over(pattern) else { return Ok(()) };
         Err(VariableError::OverSet {
@@ -271,6 +303,7 @@ impl<'a> Variables<'a> {
         if value.is_empty() {
             return Err(VariableError::Empty(name.to_owned()));
         }
+        let value = OsStr::from_bytes(url::path(value.as_bytes()));
         let path = self.bindings.cwd.join(value);
         let path = resolve(path.as_os_str().as_bytes(), &self.links).path;
         let Place::Start { open: true } = place else {
