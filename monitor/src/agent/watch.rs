@@ -166,11 +166,19 @@ impl Watch {
         }
     }
 
-    /// Reads what is in the rings, and answers it.
+    /// Reads what is in the rings, and answers it; whether there may be more.
     fn pump(&mut self) -> bool {
+        self.answering(|pipeline, mut respond| pipeline.pump(&mut respond))
+    }
+
+    /// Has the pipeline read, and answers what it finds.
+    fn answering<T>(
+        &mut self,
+        read: impl FnOnce(&mut Pipeline<Stderr, Followers>, &mut dyn FnMut(&Record)) -> T,
+    ) -> T {
         let Self { pipeline, instances, .. } = self;
         let mut strays = Vec::new();
-        let more = pipeline.pump(&mut |record| {
+        let result = read(pipeline, &mut |record| {
             if answer(record, instances) {
                 strays.push(record.instance);
             }
@@ -181,7 +189,7 @@ impl Watch {
                 instance.tree.kill_strays();
             }
         }
-        more
+        result
     }
 
     /// Once a second: clocks, losses, instances that nobody speaks for, metrics, the watchdog.
@@ -487,8 +495,7 @@ impl Watch {
         }
         self.kernel.retire(before).map_err(failed)?;
         // Its last records are in the rings by now, and are read before it is forgotten.
-        while self.pump() {}
-        self.pipeline.settle();
+        self.answering(|pipeline, mut respond| pipeline.settle(&mut respond));
         self.pipeline.retire(old);
         Ok(())
     }

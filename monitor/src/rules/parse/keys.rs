@@ -65,8 +65,9 @@ const fn list(table: &'static str, key: &'static str, class: u32, holds: Holds) 
 }
 
 /// All lists.
-pub static LISTS: [List; 9] = [
+pub static LISTS: [List; 10] = [
     list("files", "read", class::READ, Holds::Paths),
+    list("files", "runtime", class::READ | class::RUNTIME, Holds::Paths),
     list("files", "write", class::WRITE, Holds::Paths),
     list("files", "deny", class::DENY, Holds::Paths),
     list("files", "allow_secret", class::ALLOW_SECRET, Holds::Paths),
@@ -79,7 +80,7 @@ pub static LISTS: [List; 9] = [
 
 /// Sections of [`LISTS`]: name, keys, keys that are not supported yet.
 pub const TABLES: [(&str, &[&str], &[&str]); 3] = [
-    ("files", &["read", "write", "deny", "allow_secret"], &[]),
+    ("files", &["read", "runtime", "write", "deny", "allow_secret"], &[]),
     ("exec", &["allow", "arguments"], &[]),
     ("network", &["connect", "deny", "listen", "unix"], &[]),
 ];
@@ -95,15 +96,16 @@ pub const SERVER: &[&str] = &[
     "network",
     "env",
     "resources",
+    "limits",
     "record",
     "response",
 ];
 /// Those that are not supported yet.
-pub const SERVER_LATER: &[&str] = &["limits"];
+pub const SERVER_LATER: &[&str] = &[];
 /// Keys at the top of an include.
 pub const INCLUDE: &[&str] =
-    &["schema", "description", "include", "files", "exec", "network", "env"];
+    &["schema", "description", "include", "files", "exec", "network", "env", "limits"];
 /// Those that are not supported yet.
-pub const INCLUDE_LATER: &[&str] = &["limits"];
+pub const INCLUDE_LATER: &[&str] = &[];
 /// Keys of a set.
 pub const SET: &[&str] = &["schema", "set", "description", "access", "paths", "addresses"];

@@ -1,7 +1,7 @@
 //! Sections that are not lists of patterns: `[response]`, `[record]`, the head of a set.
 
 use monitor_common::{
-    policy::{access, set, verdict},
+    policy::{access, detector, set, verdict},
     record::kind,
 };
 use serde_spanned::Spanned;
@@ -40,7 +40,7 @@ pub fn response(reader: &mut Reader<'_>, root: &DeTable<'_>, response: &mut Resp
     let Some(table) = root.get("response").and_then(|value| reader.table(value, "response")) else {
         return;
     };
-    reader.keys(table, "response", &["mode", "unlisted", "sets"], &["detectors"]);
+    reader.keys(table, "response", &["mode", "unlisted", "sets", "detectors"], &[]);
     if let Some(value) = table.get("mode") {
         response.mode = match reader.word(value, "response.mode", &["observe", "enforce"]) {
             Some(0) => Some(Mode::Observe),
@@ -56,6 +56,12 @@ pub fn response(reader: &mut Reader<'_>, root: &DeTable<'_>, response: &mut Resp
     if let Some(value) = table.get("sets") {
         verdicts(reader, value, "response.sets", &set::NAMES, |set, verdict, _| {
             response.sets.push((set, verdict));
+        });
+    }
+    if let Some(value) = table.get("detectors") {
+        let name = "response.detectors";
+        verdicts(reader, value, name, &detector::NAMES, |detector, verdict, value| {
+            response.detectors.push((detector, verdict, value.span()));
         });
     }
 }
