@@ -251,3 +251,18 @@ fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_long> {
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_of_the_programs_is_pinned() {
+        let object = aya_obj::Object::parse(OBJECT).unwrap();
+        // Constants are the loader's own; the log is for whoever asked for it.
+        let own = |name: &&String| !name.starts_with('.') && *name != "AYA_LOGS";
+        let mut names: Vec<&str> = object.maps.keys().filter(own).map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, MAPS);
+    }
+}
