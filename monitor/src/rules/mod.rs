@@ -29,7 +29,7 @@ mod source;
 mod tests;
 mod variables;
 
-pub use bindings::{Bindings, BindingsError, Elsewhere};
+pub use bindings::{Bindings, BindingsError, Elsewhere, Start};
 pub use blame::{RuleRef, Subject};
 pub use compile::{Automaton, Compiled, compile};
 pub use error::{Finding, RuleError, Severity};

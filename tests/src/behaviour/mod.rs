@@ -16,6 +16,7 @@ macro_rules! behaviours {
 
 behaviours! {
     addresses,
+    agent,
     arguments,
     automaton,
     changes,
