@@ -45,6 +45,7 @@ pub struct Placed<'a> {
 /// The variables of one start and their values, longest value first.
 pub struct Places {
     values: Vec<(Vec<u8>, Root)>,
+    homes: Vec<Bytes>,
     system: Root,
     /// Addresses on the command line: the variable, and the entry that it stands for.
     pub addresses: Vec<(String, String)>,
@@ -55,11 +56,10 @@ impl Places {
     pub fn of(world: &World) -> Self {
         let mut places = Self {
             values: Vec::new(),
+            homes: world.own_homes.iter().chain([&world.home]).cloned().collect(),
             system: Root { text: String::new(), kind: Kind::System },
             addresses: Vec::new(),
         };
-        let homes = || world.own_homes.iter().chain([&world.home]).map(Bytes::as_bytes);
-        let is_over_home = |value: &[u8]| homes().any(|home| within(home, value).is_some());
         for (name, value) in arguments(world) {
             if let Ok(text) = str::from_utf8(&value) {
                 let addresses = url::destinations(text).into_iter();
@@ -77,10 +77,6 @@ impl Places {
         ] {
             places.add(name, value.as_bytes(), b"/", kind);
         }
-        // A start in the home directory gives nothing of it to the server.
-        places.values.retain(|(value, root)| {
-            value.len() > 1 && (root.kind == Kind::Home || !is_over_home(value))
-        });
         // The sort is stable: of equal values the first that was named stays in front.
         places.values.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
         places
@@ -91,6 +87,11 @@ impl Places {
             if value.starts_with(b"/") { value.to_vec() } else { [base, b"/", value].concat() };
         let value = resolve(&absolute, &Links::default()).path;
         let text = format!("${{{name}}}");
+        // A start in the home directory, or above it, gives nothing of it to the server.
+        let over_home = self.homes.iter().any(|home| within(home.as_bytes(), &value).is_some());
+        if value.len() < 2 || over_home && kind != Kind::Home {
+            return;
+        }
         if !self.values.iter().any(|(known, _)| *known == value) {
             self.values.push((value, Root { text, kind }));
         }

@@ -10,12 +10,12 @@ pub fn component(name: &[u8], temporary: bool) -> String {
     let mut text = String::new();
     let mut left = name;
     while !left.is_empty() {
-        if let Some(length) = version(left) {
+        if let Some(length) = uuid(left).or_else(|| date(left)).or_else(|| version(left)) {
             push_star(&mut text);
             left = &left[length..];
             continue;
         }
-        let word = left.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+        let word = word(left);
         if word == 0 {
             push_byte(&mut text, left[0]);
             left = &left[1..];
@@ -37,6 +37,17 @@ pub fn component(name: &[u8], temporary: bool) -> String {
     text
 }
 
+/// Length of the letters and digits at the start of a text, up to a version: `v` of `v1.2.3`.
+fn word(text: &[u8]) -> usize {
+    let all = text.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    let begins_version = |at: &usize| {
+        text[*at].is_ascii_digit()
+            && !text[at - 1].is_ascii_digit()
+            && version(&text[*at..]).is_some()
+    };
+    (1..all).find(begins_version).unwrap_or(all)
+}
+
 fn push_star(text: &mut String) {
     // `*-*-*` of a UUID is one wildcard.
     let end = text.trim_end_matches(['-', '_', '.']);
@@ -54,6 +65,28 @@ fn push_byte(text: &mut String, byte: u8) {
         // One byte of whatever it is.
         _ => text.push('?'),
     }
+}
+
+/// Length of a UUID at the start of a text.
+fn uuid(text: &[u8]) -> Option<usize> {
+    const LENGTH: usize = 36;
+    let fits = |(at, byte): (usize, &u8)| match at {
+        8 | 13 | 18 | 23 => *byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.get(..LENGTH)?.iter().enumerate().all(fits).then_some(LENGTH)
+}
+
+/// Length of a date such as `2026-01-31`, with its time, at the start of a text.
+fn date(text: &[u8]) -> Option<usize> {
+    let fits = |(at, byte): (usize, &u8)| match at {
+        4 | 7 => *byte == b'-',
+        _ => byte.is_ascii_digit(),
+    };
+    text.get(..10)?.iter().enumerate().all(fits).then_some(())?;
+    let time = text[10..].iter().take_while(|b| b.is_ascii_digit() || b"TZ:_-".contains(b)).count();
+    let end = text[..10 + time].iter().rposition(|byte| byte.is_ascii_alphanumeric())?;
+    Some(end + 1)
 }
 
 /// Length of a version such as `1.2.3` at the start of a text.
@@ -115,7 +148,7 @@ mod tests {
             ("f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "*"),
             ("memory.jsonl.02e670a1601dfcb13f7bada17f2750d0.tmp", "memory.jsonl.*.tmp"),
             ("node-v20.11.1-linux-x64", "node-v*-linux-x64"),
-            ("2026-11-20T14_20_58_794Z-debug-0.log", "*-11-20T14_20_58_794Z-debug-0.log"),
+            ("2026-11-20T14_20_58_794Z-debug-0.log", "*-debug-0.log"),
             ("page-1763648397.png", "page-*.png"),
         ];
         for (name, wanted) in cases {

@@ -165,10 +165,14 @@ fn a_file_that_is_extended_keeps_its_comments() {
     let text = "# mine\nschema = 1\nserver = \"s\"\n\n[files] # here\nread = [\"/a\"] # why\n\n\
                 [response]\nmode = \"enforce\" # strict\n";
     let out = write(text, &learner.learned(), &[]).unwrap();
-    for kept in ["# mine\n", "[files] # here\n", "\"/a\"", "# why\n", "mode = \"enforce\" # strict"] {
+    for kept in ["# mine\n", "[files] # here\n", "\"/a\"", "# why\n", "mode = \"enforce\" # strict"]
+    {
         assert!(out.contains(kept), "{kept} in {out}");
     }
-    assert!(out.contains("\n    # once, first x\\x0a\\x1b by y\n    \"${HOME}/.new\",\n]"), "{out}");
+    assert!(
+        out.contains("\n    # once, first x\\x0a\\x1b by y\n    \"${HOME}/.new\",\n]"),
+        "{out}"
+    );
     assert!(out.contains("\n# secrets: read \"${HOME}/.ssh/id\", once, first z\n"), "{out}");
     crate::rules::parse_server(&out, "s").unwrap();
     let new = write(&new_file("s", &["node"]), &learner.learned(), &["head".to_owned()]).unwrap();
