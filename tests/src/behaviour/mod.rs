@@ -27,6 +27,7 @@ behaviours! {
     host_names,
     inside,
     launching,
+    learning,
     lineage,
     machine,
     names,
