@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashSet,
+    os::fd::OwnedFd,
     sync::{Mutex, PoisonError},
 };
 
@@ -11,7 +12,10 @@ use prometheus::{
     core::Collector,
 };
 
-use crate::event::{Body, Enforced, Event};
+use crate::{
+    event::{Body, Enforced, Event},
+    kernel::Statistics,
+};
 use monitor_common::record::enforced;
 
 /// Server names that have series of their own.
@@ -89,7 +93,11 @@ impl Metrics {
             reloads: counters("reloads_total", "Reloads of rules, by result", &["result"])?,
             map_entries: gauges("map_entries", "Entries in a table of the kernel", &["map"])?,
             map_capacity: gauges("map_capacity", "Room of a table of the kernel", &["map"])?,
-            program_runs: floats("program_runs_total", "Runs of a kernel program", &["program"])?,
+            program_runs: floats(
+                "program_runs_total",
+                "Runs of a kernel program (0 unless kernel.bpf_stats_enabled is 1)",
+                &["program"],
+            )?,
             program_seconds: floats(
                 "program_seconds_total",
                 "Time that a kernel program ran (0 unless kernel.bpf_stats_enabled is 1)",
@@ -115,6 +123,9 @@ impl Metrics {
         let build = gauges("build_info", "Version and backend; always 1", &["version", "backend"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), backend]).set(1);
         metrics.register(build)?;
+        for result in ["ok", "failed"] {
+            metrics.reloads.with_label_values(&[result]).inc_by(0);
+        }
         metrics.register_all()?;
         Ok(metrics)
     }
@@ -150,6 +161,17 @@ impl Metrics {
         }
         if let Ok(stat) = own.stat() {
             self.cpu.set((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
+        }
+    }
+
+    /// Takes over what the kernel counts of its programs.
+    pub fn count_programs(&self, programs: &[(String, OwnedFd)]) {
+        for (name, program) in programs {
+            let Statistics { runs, time_ns, misses } = Statistics::of(program);
+            let labels = [name.as_str()];
+            self.program_runs.with_label_values(&labels).set(runs as f64);
+            self.program_seconds.with_label_values(&labels).set(time_ns as f64 / 1e9);
+            self.program_misses.with_label_values(&labels).set(misses as f64);
         }
     }
 

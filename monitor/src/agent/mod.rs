@@ -25,6 +25,7 @@ use anyhow::{Context as _, bail};
 
 use self::{
     config::{Backend, Config},
+    control::Scraped,
     followers::Followers,
     instances::Instance,
     metrics::Metrics,
@@ -98,7 +99,8 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     if let Some(blind) = blind {
         metrics.blind.inc_by(blind.as_secs());
     }
-    control::start(listener, config, asker, follow, metrics.clone())?;
+    let scraped = Scraped { metrics: metrics.clone(), programs: Arc::new(kernel.programs()) };
+    control::start(listener, config, asker, follow, scraped)?;
     kernel::give_memory_back();
     // Fails when systemd did not start us.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);

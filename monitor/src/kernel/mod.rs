@@ -11,6 +11,7 @@ mod policies;
 mod proof;
 mod ring;
 mod shared;
+mod statistics;
 mod syscalls;
 mod tags;
 
@@ -20,7 +21,10 @@ use std::{
     fs::OpenOptions,
     io,
     ops::Index,
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -42,6 +46,7 @@ pub use cgroup::mount_point as cgroup2_mount_point;
 pub use error::KernelError;
 pub use policies::Slot;
 pub use ring::{Ring, Rings};
+pub use statistics::Statistics;
 pub use tags::Tags;
 
 use self::{diagnostics::Diagnostics, pins::Pins};
@@ -521,6 +526,11 @@ impl Kernel {
     /// When it has been taken already.
     pub fn take_tags(&mut self) -> Result<Tags, KernelError> {
         self.tags.take().ok_or(KernelError::MissingMap("TAGS"))
+    }
+
+    /// Pinned programs by name, for [`Statistics::of`].
+    pub fn programs(&self) -> Vec<(String, OwnedFd)> {
+        self.pins.as_ref().map_or_else(Vec::new, |pins| pins.programs(self.backend))
     }
 
     /// Tables of the kernel: name, entries in use, room.
