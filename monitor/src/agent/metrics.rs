@@ -287,3 +287,44 @@ fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaug
 fn floats(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
     GaugeVec::new(options(name, help), labels)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented_and_every_documented_one_is_there() {
+        let metrics = Metrics::new("lsm").unwrap();
+        for family in
+            [&metrics.events, &metrics.alerts, &metrics.denials, &metrics.kills, &metrics.lost]
+        {
+            family.with_label_values(&["a", "b"]).inc();
+        }
+        metrics.instances.with_label_values(&["a", "b"]).inc();
+        for family in [&metrics.policies, &metrics.map_entries, &metrics.map_capacity] {
+            family.with_label_values(&["a"]).inc();
+        }
+        for family in [&metrics.program_runs, &metrics.program_seconds, &metrics.program_misses] {
+            family.with_label_values(&["a"]).inc();
+        }
+        let text = metrics.text().unwrap();
+        let name = |line: &'static str| line.strip_prefix("| `mcp_monitor_")?.split('`').next();
+        let documented: HashSet<&str> =
+            include_str!("../../../docs/agent.md").lines().filter_map(name).collect();
+        let ours: HashSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE mcp_monitor_")?.split(' ').next())
+            .collect();
+        assert_eq!(ours, documented);
+    }
+
+    #[test]
+    fn servers_without_end_are_counted_as_others() {
+        let metrics = Metrics::new("lsm").unwrap();
+        let labels: HashSet<String> = (0..10 * SERVERS_MAX)
+            .map(|number| metrics.label(&format!("server-{number}")))
+            .collect();
+        assert_eq!(labels.len(), SERVERS_MAX + 1);
+        assert_eq!(metrics.label("server-0"), "server-0");
+    }
+}

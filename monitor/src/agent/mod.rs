@@ -68,7 +68,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let state = StateDirectory::beside(&config.control.socket)
         .context("cannot make the directory beside the control socket")?;
     let tags = Rc::new(kernel.take_tags()?);
-    let mut followers = Followers::new(metrics.clone());
+    let mut followers = Followers::new(metrics.clone(), state.clone(), kernel.read_before());
     let adopted = adopt(&mut kernel, &state, &tags, &mut followers)?;
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
@@ -89,6 +89,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let account = Account::of_root()?;
     let sinks = Sinks { recording, terminal, audience: followers, account };
     let mut pipeline = Pipeline::new(kernel.take_rings()?, enricher, sinks);
+    if let Some(recorded) = adopted.recorded {
+        pipeline = pipeline.go_on(recorded);
+    }
     for (policy, compiled) in adopted.compiled {
         pipeline.explain(policy, compiled);
     }
@@ -170,6 +173,8 @@ struct Adopted {
     compiled: Vec<(u32, Arc<crate::rules::Compiled>)>,
     next_policy: u32,
     blind: Option<Duration>,
+    /// Records of each ring in the recording of the agent before.
+    recorded: Option<(u64, u64)>,
     messages: Vec<String>,
 }
 
@@ -185,6 +190,7 @@ fn adopt(
         compiled: Vec::new(),
         next_policy: 1,
         blind: None,
+        recorded: None,
         messages: wrong,
     };
     if !kernel.was_taken_over() {
@@ -193,6 +199,7 @@ fn adopt(
         }
         return Ok(adopted);
     }
+    adopted.recorded = state.recorded();
     let now = clock::boot_ns();
     let last = state.last_seen()?;
     adopted.blind = last.map(|last| Duration::from_nanos(now.saturating_sub(last)));

@@ -511,6 +511,16 @@ impl Kernel {
         Ok(counters)
     }
 
+    /// Records of the ring of events, and of the ring of violations, that were produced and read
+    /// before [`Kernel::counters`] began to count: those of the proof.
+    pub fn read_before(&self) -> (u64, u64) {
+        let read = |produced, lost| self.baseline[produced] - self.baseline[lost];
+        (
+            read(counter::EVENTS_PRODUCED, counter::EVENTS_LOST),
+            read(counter::VIOLATIONS_PRODUCED, counter::VIOLATIONS_LOST),
+        )
+    }
+
     fn raw_counters(&self) -> Result<Counters, KernelError> {
         let mut counters = Counters::default();
         for (index, value) in counters.0.iter_mut().enumerate() {
