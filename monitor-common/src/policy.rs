@@ -28,6 +28,8 @@ pub mod class {
     /// The arguments are among those, or it is too early to know them: they are judged when the
     /// new image is in place and before it runs.
     pub const NAMED: u32 = 1 << 10;
+    /// `[files] runtime`: the runtime's own files, which do not count as read or written.
+    pub const RUNTIME: u32 = 1 << 11;
     /// First bit of the built-in sets.
     pub const SET_SHIFT: u32 = 16;
     /// All bits of the built-in sets.
@@ -60,6 +62,27 @@ pub mod set {
     /// Names as written in rules, by number.
     pub const NAMES: [&str; COUNT] =
         ["secrets", "sensitive", "persistence", "mcp_config", "processes", "escape", "metadata"];
+}
+
+/// Numbers of the detectors, which judge what many events do together.
+pub mod detector {
+    /// Many different files read.
+    pub const MASS_READ: usize = 0;
+    /// Many files overwritten, renamed, deleted or emptied.
+    pub const MASS_WRITE: usize = 1;
+    /// Many programs or processes started.
+    pub const EXEC_BURST: usize = 2;
+    /// Many addresses or ports contacted.
+    pub const CONNECT_BURST: usize = 3;
+    /// Environment or memory of a process outside the tree read.
+    pub const ENV_SECRET: usize = 4;
+    /// Something secret read, then something sent.
+    pub const EXFILTRATION: usize = 5;
+    /// Number of detectors.
+    pub const COUNT: usize = 6;
+    /// Names as written in rules, by number.
+    pub const NAMES: [&str; COUNT] =
+        ["mass_read", "mass_write", "exec_burst", "connect_burst", "env_secret", "exfiltration"];
 }
 
 /// What is asked of an object. Several bits may be asked at once.
@@ -121,6 +144,8 @@ pub mod reason {
     /// A host name that leads to an address which only a rule for addresses allows. Found by the
     /// agent; the kernel programs never say so.
     pub const REBINDING: u8 = 9;
+    /// A detector: what many events do together.
+    pub const DETECTOR: u8 = 10;
 }
 
 /// [`Policy::mode`].
@@ -188,11 +213,17 @@ impl Policy {
 
     /// Gives a set ([`set`]) a verdict on accesses (bits of [`access`]).
     pub fn rule_set(&mut self, set: usize, accesses: u8, verdict: u8) {
-        for (bit, by_verdict) in self.sets.iter_mut().enumerate() {
-            for (at, mask) in by_verdict.iter_mut().enumerate() {
-                let holds = accesses >> bit & 1 == 1 && usize::from(verdict) == at + 1;
-                *mask = *mask & !(1 << set) | u16::from(holds) << set;
-            }
+        for bit in 0..access::COUNT {
+            let verdict = if accesses >> bit & 1 == 1 { verdict } else { verdict::ALLOW };
+            self.rule_access(set, bit, verdict);
+        }
+    }
+
+    /// Gives a set a verdict on the access of a bit number, and leaves those on others.
+    pub fn rule_access(&mut self, set: usize, bit: usize, verdict: u8) {
+        for (at, mask) in self.sets[bit].iter_mut().enumerate() {
+            let holds = usize::from(verdict) == at + 1;
+            *mask = *mask & !(1 << set) | u16::from(holds) << set;
         }
     }
 }
@@ -205,7 +236,8 @@ pub struct Decision {
     pub verdict: u8,
     /// One of [`reason`].
     pub reason: u8,
-    /// Set number when `reason` is [`reason::SET`], else 0.
+    /// Set number when `reason` is [`reason::SET`], that of the [`detector`] when it is
+    /// [`reason::DETECTOR`], else 0.
     pub set: u8,
     /// The single [`access`] bit that the verdict is about.
     pub access: u8,

@@ -166,7 +166,7 @@ fn check_fields(record: &Record) -> Result<(), DecodeError> {
     let bounds = [
         ("op", record.op, usize::from(record.op) < ops && (record.op != 0 || !named)),
         ("verdict", decision.verdict, usize::from(decision.verdict) < verdict::NAMES.len()),
-        ("reason", decision.reason, decision.reason <= reason::ARGUMENTS),
+        ("reason", decision.reason, decision.reason <= reason::DETECTOR),
         ("set", decision.set, usize::from(decision.set) < set::COUNT),
         ("access", decision.access, decision.access >> policy::access::COUNT == 0),
     ];

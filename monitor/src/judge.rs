@@ -14,6 +14,8 @@
 //! | ptrace, signals | `processes`, when the other is outside the instance |
 //! | `bpf`, `namespace` | `escape` |
 
+use std::sync::Arc;
+
 use monitor_common::{
     network::protocol,
     policy::{Decision, access, beyond_bound, class, decide, reason, set, stronger, verdict},
@@ -21,6 +23,7 @@ use monitor_common::{
 };
 
 use crate::{
+    detect::Limits,
     event::{Body, Bytes, Contact, Event, Exec, File, Observed, Rule, Veil},
     rules::{Compiled, Subject},
 };
@@ -244,6 +247,11 @@ pub trait Explain: Send + Sync {
     /// The rule that decided about `subject`.
     fn blame(&self, subject: Subject<'_>, decision: Decision) -> Option<Rule>;
 
+    /// The limits of its detectors, when it has any.
+    fn limits(&self) -> Option<Arc<Limits>>;
+
+    /// Whether a path is one of the runtime's own.
+    fn is_runtime(&self, path: &[u8]) -> bool;
     /// Bits of [`class`] that an address falls in because it belongs to the host `name`.
     fn classify_host(&self, name: &str, address: [u8; 16], port: u16, protocol: u8) -> u32;
 }
@@ -259,9 +267,23 @@ impl Explain for Compiled {
         })
     }
 
+    fn limits(&self) -> Option<Arc<Limits>> {
+        Some(self.limits.clone())
+    }
+
+    fn is_runtime(&self, path: &[u8]) -> bool {
+        self.classify_path(path) & class::RUNTIME != 0
+    }
+
     fn classify_host(&self, name: &str, address: [u8; 16], port: u16, protocol: u8) -> u32 {
         Compiled::classify_host(self, name, address, port, protocol)
     }
+}
+
+/// Whether a path of an event is one of the runtime's own. One that exceeds the bounds is not.
+pub fn is_runtime(event: &Event, path: &Bytes, rules: &dyn Explain) -> bool {
+    let seen = event.observed.as_ref().map_or(0, |observed| observed.flags);
+    seen & flags::FOREIGN == 0 && !path.is_empty() && rules.is_runtime(path.as_bytes())
 }
 
 /// The rule behind a verdict on what an event tells. Where two paths were judged, the first that a

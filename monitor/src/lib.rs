@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod collect;
 pub mod decode;
+pub mod detect;
 pub mod enrich;
 pub mod event;
 pub mod judge;

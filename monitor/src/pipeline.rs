@@ -17,7 +17,7 @@ use crate::{
     kernel::Rings,
     launch::Account,
     names::Answered,
-    respond::argument,
+    respond::{self, argument},
     rules::Compiled,
     sink::{
         Audience,
@@ -120,7 +120,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
     pub fn pump(&mut self, respond: &mut impl FnMut(&Record)) -> bool {
         let more = self.read(respond);
         let now_ns = clock::boot_ns();
-        self.pass_on(now_ns);
+        self.pass_on(now_ns, respond);
         more
     }
 
@@ -164,12 +164,16 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         true
     }
 
-    fn pass_on(&mut self, now_ns: u64) {
+    fn pass_on(&mut self, now_ns: u64, respond: &mut impl FnMut(&Record)) {
         while let Some(bytes) = self.merge.pop(now_ns) {
+            let before = self.events.len();
             match decode::decode(bytes) {
                 Ok(decoded) => self.enricher.record(&decoded, &mut self.events),
                 Err(DecodeError::UnknownKind(_)) => self.delivered.unknown += 1,
                 Err(_) => self.delivered.undecodable += 1,
+            }
+            for finding in self.events[before..].iter().filter_map(respond::of_finding) {
+                respond(&finding);
             }
             if self.events.len() >= EVENTS {
                 self.deliver();
@@ -232,9 +236,9 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         counters: impl FnOnce() -> Result<Counters, E>,
     ) -> Result<(Sinks<W, A>, Totals), E> {
         while self.read(respond) {
-            self.pass_on(clock::boot_ns());
+            self.pass_on(clock::boot_ns(), respond);
         }
-        self.pass_on(u64::MAX);
+        self.pass_on(u64::MAX, respond);
         self.enricher.end(&mut self.events);
         let counters = counters();
         if let Ok(counters) = &counters {

@@ -8,14 +8,16 @@ use std::{
 };
 
 use monitor_common::{
-    policy::{reason, set, verdict},
+    policy::{Decision, access, detector, reason, set, verdict},
     record::{change, did, enforced, process as reach},
 };
 
 use super::table::Table;
 use crate::{
+    detect::{Found, Limits},
     event::{
-        Alert, Body, Bytes, Contact, Enforced, Event, Process, Resolve, Shown, Violation, printable,
+        Alert, Body, Bytes, Category, Contact, Enforced, Event, Finding, Observed, Process,
+        Resolve, Shown, Violation, printable,
     },
     rules::is_public,
 };
@@ -60,7 +62,12 @@ pub(super) struct Alerts {
 impl Alerts {
     /// Takes an event; the alert that it leads to at once, if any.
     pub(super) fn observe(&mut self, event: &Event, table: &Table) -> Option<Event> {
-        let key = key(event, event.violation.as_ref()?);
+        let violation = event.violation.as_ref()?;
+        // The detector tells of it itself.
+        if violation.decision.reason == reason::DETECTOR {
+            return None;
+        }
+        let key = key(event, violation);
         if let Some(run) = self.runs.get_mut(&key) {
             run.count(event, table);
             return None;
@@ -153,7 +160,16 @@ fn key(event: &Event, violation: &Violation) -> Key {
             violation.observed_only,
             decision.reason,
         ),
-        deed: Some((exe.unwrap_or_default(), subject(&event.body))),
+        deed: Some((exe.unwrap_or_default(), deed_subject(event, violation))),
+    }
+}
+
+/// What makes deeds of a program the same. The environments of many processes are one: a single
+/// `ps` opens them all.
+fn deed_subject(event: &Event, violation: &Violation) -> Bytes {
+    match violation.category {
+        Category::EnvSecret => Bytes::default(),
+        _ => subject(&event.body),
     }
 }
 
@@ -170,6 +186,76 @@ fn alert(event: &Event, table: &Table) -> Alert {
         count: 1,
         ancestry: ancestry.unwrap_or_default(),
         evidence: vec![event.seq],
+        finding: None,
+    }
+}
+
+/// The alert about a finding, which the event has led to.
+pub(super) fn of_finding(event: &Event, found: Found, limits: &Limits, table: &Table) -> Event {
+    let violation = finding_violation(&found, limits);
+    let place = match &violation.rule {
+        Some(rule) if rule.line != 0 => format!(" ({}:{})", printable(&rule.file), rule.line),
+        _ => String::new(),
+    };
+    let observed = event.observed.as_ref();
+    let why = observed.map(|Observed { process, .. }| {
+        format!(
+            "{} ({}) {}: limit {}{place}; {}",
+            Shown(name(process)),
+            process.tgid,
+            found.deed,
+            limits.text(found.table),
+            outcome(&violation),
+        )
+    });
+    let Found { window_ns, limit, run, subject, mut evidence, .. } = found;
+    evidence.dedup();
+    let alert = Alert {
+        event: event.kind().to_owned(),
+        subject,
+        why: why.unwrap_or_default(),
+        count: run.count,
+        ancestry: observed.map(|observed| table.chain(&observed.process)).unwrap_or_default(),
+        evidence,
+        finding: Some(Box::new(Finding {
+            limit,
+            window_ms: window_ns / 1_000_000,
+            first_ns: run.first.boot_ns,
+            last_ns: run.last.boot_ns,
+            samples: run.samples,
+        })),
+    };
+    Event {
+        violation: Some(Box::new(violation)),
+        body: Body::Alert(Box::new(alert)),
+        ..event.clone()
+    }
+}
+
+/// The verdict on a finding: the kernel's, where that has counted by itself.
+pub(crate) fn finding_violation(found: &Found, limits: &Limits) -> Violation {
+    let verdict = limits.verdicts[found.detector];
+    let by_agent = limits.enforce && verdict >= verdict::KILL;
+    let (set, access) = (found.detector as u8, access_of(found.detector));
+    let own = || Violation {
+        decision: Decision { verdict, reason: reason::DETECTOR, set, access },
+        observed_only: !limits.enforce,
+        category: Category::of_detector(found.detector),
+        rule: None,
+        enforced: if by_agent { Enforced::Agent } else { Enforced::None },
+        answered: enforced::NONE,
+    };
+    let violation = found.answered.clone().unwrap_or_else(own);
+    Violation { rule: Some(limits.rule(found.table)), ..violation }
+}
+
+/// The access that a detector is about.
+fn access_of(detector: usize) -> u8 {
+    match detector {
+        detector::MASS_WRITE => access::WRITE,
+        detector::EXEC_BURST => access::EXEC,
+        detector::CONNECT_BURST | detector::EXFILTRATION => access::CONNECT,
+        _ => access::READ,
     }
 }
 
@@ -342,7 +428,7 @@ fn ground(violation: &Violation) -> String {
 
 fn access_word(access: u8) -> &'static str {
     let bit = access.trailing_zeros() as usize;
-    monitor_common::policy::access::NAMES.get(bit).copied().unwrap_or("access")
+    access::NAMES.get(bit).copied().unwrap_or("access")
 }
 
 fn outcome(violation: &Violation) -> &'static str {

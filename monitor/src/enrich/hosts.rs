@@ -96,6 +96,14 @@ mod tests {
     struct Example;
 
     impl Explain for Example {
+        fn limits(&self) -> Option<std::sync::Arc<crate::detect::Limits>> {
+            None
+        }
+
+        fn is_runtime(&self, _: &[u8]) -> bool {
+            false
+        }
+
         fn blame(&self, _: Subject<'_>, _: Decision) -> Option<Rule> {
             None
         }

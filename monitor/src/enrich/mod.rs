@@ -21,22 +21,23 @@ mod tests;
 use std::{collections::HashMap, sync::Arc};
 
 use monitor_common::{
-    policy::{mode, verdict},
-    record::{Record, enforced, flags},
+    policy::{class, mode, verdict},
+    record::{Record, enforced, flags, kind},
 };
 
 use crate::{
     decode::Decoded,
+    detect::Detectors,
     event::{
-        Body, Category, Enforced, Event, Known, Observed, PolicyText, Process, Resolve, Veil,
-        Violation,
+        Body, Bytes, Category, Enforced, Event, Known, Observed, PolicyText, Process, Resolve,
+        Veil, Violation,
     },
     judge::{self, Explain},
     names::Answered,
     rules::{Naming, Standing},
 };
 
-pub(crate) use alert::{contact_text, subject};
+pub(crate) use alert::{contact_text, finding_violation, subject};
 pub use clock::Clock;
 pub use loss::{Counters, Delivered, Ledger};
 pub use merge::Merge;
@@ -51,6 +52,7 @@ pub struct Enricher {
     table: Table,
     hosts: HashMap<u32, hosts::Hosts>,
     alerts: alert::Alerts,
+    detectors: Detectors,
     ledger: Ledger,
     veil: Veil,
 }
@@ -66,6 +68,7 @@ impl Enricher {
             table: Table::default(),
             hosts: HashMap::new(),
             alerts: alert::Alerts::default(),
+            detectors: Detectors::default(),
             ledger: Ledger::default(),
             veil: Veil::default(),
         }
@@ -89,6 +92,9 @@ impl Enricher {
     /// Lets verdicts of policy number `policy` be explained. Numbers are never used again, and
     /// records of a retired policy may come late, so the caller keeps it for a while.
     pub fn explain(&mut self, policy: u32, compiled: Arc<dyn Explain>) {
+        if let Some(limits) = compiled.limits() {
+            self.detectors.learn(policy, limits);
+        }
         self.policies.insert(policy, compiled);
     }
 
@@ -100,6 +106,7 @@ impl Enricher {
     /// Forgets a policy.
     pub fn retire(&mut self, policy: u32) {
         self.policies.remove(&policy);
+        self.detectors.retire(policy);
     }
 
     /// Follows the wall clock; about once a second is enough.
@@ -129,7 +136,10 @@ impl Enricher {
             }),
             body,
         };
-        self.follow(event, out);
+        let rules = self.policies.get(&record.policy).cloned();
+        // The kernel has classified the path of an open already.
+        let classes = (record.kind == kind::OPEN).then_some(record.classes);
+        self.follow(event, rules.as_deref(), classes, out);
     }
 
     /// A question for a host that the agent has answered, and the alerts that it leads to.
@@ -149,7 +159,7 @@ impl Enricher {
             violation: violation.map(Box::new),
             ..Event::of_monitor(seq, boot_ns, time_ns, Body::Resolve(Box::new(resolve)))
         };
-        self.follow(event, out);
+        self.follow(event, None, None, out);
     }
 
     fn naming_violation(&self, resolve: &Resolve, naming: &Naming, mode: u8) -> Option<Violation> {
@@ -171,24 +181,52 @@ impl Enricher {
         })
     }
 
-    /// A recorded event with its verdict, and the alerts that it leads to. It keeps its number, and
-    /// what comes next is numbered from there.
-    pub fn replay(&mut self, event: Event, out: &mut Vec<Event>) {
+    /// A recorded event with its verdict under its own rules, if the recording holds them, and the
+    /// alerts that it leads to. It keeps its number, and what comes next is numbered from there.
+    pub fn replay(&mut self, event: Event, rules: Option<&dyn Explain>, out: &mut Vec<Event>) {
         self.tick(event.boot_ns, out);
         self.go_on_at(event.seq.saturating_add(1));
-        self.follow(event, out);
+        let policy = event.observed.as_ref().map_or(0, |observed| observed.policy);
+        if let Some(rules) = rules
+            && !self.detectors.knows(policy)
+            && let Some(limits) = rules.limits()
+        {
+            self.detectors.learn(policy, limits);
+        }
+        self.follow(event, rules, None, out);
     }
 
     /// What follows from an event, live and in replay: everything that looks at events to make
-    /// others of them has its place here and rests on the stream alone.
-    fn follow(&mut self, mut event: Event, out: &mut Vec<Event>) {
+    /// others of them has its place here and rests on the stream alone. `classes`: of the path,
+    /// where they are known.
+    fn follow(
+        &mut self,
+        mut event: Event,
+        rules: Option<&dyn Explain>,
+        classes: Option<u32>,
+        out: &mut Vec<Event>,
+    ) {
         if let Some(observed) = &mut event.observed {
             self.table.recognise(&mut observed.process);
         }
         self.table.apply(&event);
-        let alert = self.alerts.observe(&event, &self.table);
+        let mut alerts: Vec<Event> = self.alerts.observe(&event, &self.table).into_iter().collect();
+        if let Some(rules) = rules {
+            alerts.extend(self.detect(&event, rules, classes));
+        }
         out.push(event);
-        out.extend(alert.map(|alert| self.number(alert)));
+        out.extend(alerts.into_iter().map(|alert| self.number(alert)));
+    }
+
+    fn detect(&mut self, event: &Event, rules: &dyn Explain, classes: Option<u32>) -> Vec<Event> {
+        let is_runtime = |path: &Bytes| match classes {
+            Some(classes) => classes & class::RUNTIME != 0,
+            None => judge::is_runtime(event, path, rules),
+        };
+        let found = self.detectors.observe(event, &is_runtime);
+        let Some(limits) = self.detectors.limits_of(event) else { return Vec::new() };
+        let alert = |found| alert::of_finding(event, found, limits, &self.table);
+        found.into_iter().map(alert).collect()
     }
 
     /// Alerts about runs of identical violations whose time has come at `now_ns`

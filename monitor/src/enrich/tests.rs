@@ -32,6 +32,14 @@ impl Explain for Echo {
         named.then_some(Rule { file, line: 7, list, text })
     }
 
+    fn limits(&self) -> Option<Arc<crate::detect::Limits>> {
+        None
+    }
+
+    fn is_runtime(&self, _path: &[u8]) -> bool {
+        false
+    }
+
     fn classify_host(&self, _: &str, _: [u8; 16], _: u16, _: u8) -> u32 {
         0
     }
@@ -208,6 +216,24 @@ fn a_run_through_many_files_is_counted_together() {
         "{}",
         last.why
     );
+}
+
+#[test]
+fn a_ps_over_all_environments_is_one_deed() {
+    let mut enricher = enricher();
+    let mut alerts = Vec::new();
+    for pid in 0..300_u64 {
+        let mut record = denied(kind::OPEN, pid);
+        record.decision.reason = reason::SET;
+        record.decision.set = set::PROCESSES as u8;
+        let path = format!("/proc/{pid}/environ");
+        let out = feed(&mut enricher, record, path.as_bytes(), b"");
+        alerts.extend(out.into_iter().filter(Event::is_alert));
+    }
+    enricher.finish(20_000, &mut alerts);
+    let counts: Vec<u64> = alerts.iter().map(|event| alert(event).count).collect();
+    assert_eq!(counts, [1, 299]);
+    assert!(alert(&alerts[1]).why.ends_with("(299 times)"), "{}", alert(&alerts[1]).why);
 }
 
 #[test]

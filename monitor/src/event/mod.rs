@@ -324,6 +324,23 @@ pub struct Alert {
     pub ancestry: Vec<Ancestor>,
     /// `seq` of the events behind it: the first, and the last when there are several.
     pub evidence: Vec<u64>,
+    /// What a detector counted, when one speaks.
+    pub finding: Option<Box<Finding>>,
+}
+
+/// What a detector counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub struct Finding {
+    /// The count at which it speaks.
+    pub limit: u64,
+    /// Length of the window, ms.
+    pub window_ms: u64,
+    /// CLOCK_BOOTTIME of the first and of the last event that was counted, ns.
+    pub first_ns: u64,
+    /// See `first_ns`.
+    pub last_ns: u64,
+    /// Some of what was counted, oldest first.
+    pub samples: Vec<Bytes>,
 }
 
 /// A process of an alert's ancestry.
@@ -375,9 +392,17 @@ pub struct PolicyText {
     pub sources: Vec<SourceText>,
     /// Variables and their values (byte text).
     pub bindings: BTreeMap<String, String>,
+    /// [`crate::detect::GENERATION`] of the detectors at work; 0 and left out when there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub detectors: u32,
     /// What else of the machine went into it; missing in recordings that cannot be replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub world: Option<World>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What rules take from the machine they are loaded on, besides their text.

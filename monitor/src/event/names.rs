@@ -1,7 +1,7 @@
 //! Numbers of the kernel and of the records, and the words for them in the lines.
 
 use monitor_common::{
-    policy::{Decision, class, reason, set},
+    policy::{Decision, class, detector, reason, set},
     record::{enforced, flags, process},
 };
 
@@ -38,13 +38,23 @@ pub enum Category {
     Escape,
     /// A cloud metadata address.
     Metadata,
+    /// Many different files read.
+    MassRead,
+    /// Many files overwritten, renamed, deleted or emptied.
+    MassWrite,
+    /// Many programs or processes started.
+    ExecBurst,
+    /// Many addresses or ports contacted.
+    ConnectBurst,
+    /// Something secret read, then something sent.
+    Exfiltration,
     /// Asking for a host outside the rules.
     Resolve,
     /// A host name that leads to a private address.
     Rebinding,
 }
 
-const CATEGORIES: [(Category, &str); 16] = [
+const CATEGORIES: [(Category, &str); 21] = [
     (Category::FileRead, "file_read"),
     (Category::FileWrite, "file_write"),
     (Category::Exec, "exec"),
@@ -59,6 +69,11 @@ const CATEGORIES: [(Category, &str); 16] = [
     (Category::Process, "process"),
     (Category::Escape, "escape"),
     (Category::Metadata, "metadata"),
+    (Category::MassRead, "mass_read"),
+    (Category::MassWrite, "mass_write"),
+    (Category::ExecBurst, "exec_burst"),
+    (Category::ConnectBurst, "connect_burst"),
+    (Category::Exfiltration, "exfiltration"),
     (Category::Resolve, "resolve"),
     (Category::Rebinding, "rebinding"),
 ];
@@ -80,6 +95,9 @@ impl Category {
         if reason == reason::SET {
             return Self::of_set(usize::from(set), body);
         }
+        if reason == reason::DETECTOR {
+            return Self::of_detector(usize::from(set));
+        }
         match (body, access.trailing_zeros()) {
             (Body::Process { .. }, _) => Self::Process,
             (Body::Resolve(_), _) if reason == reason::REBINDING => Self::Rebinding,
@@ -93,6 +111,18 @@ impl Category {
             (_, 4) => Self::Listen,
             (_, 5) => Self::Unix,
             _ => Self::Connect,
+        }
+    }
+
+    /// The category of a detector's findings.
+    pub fn of_detector(detector: usize) -> Self {
+        match detector {
+            detector::MASS_READ => Self::MassRead,
+            detector::MASS_WRITE => Self::MassWrite,
+            detector::EXEC_BURST => Self::ExecBurst,
+            detector::CONNECT_BURST => Self::ConnectBurst,
+            detector::ENV_SECRET => Self::EnvSecret,
+            _ => Self::Exfiltration,
         }
     }
 
@@ -144,7 +174,7 @@ pub(super) const ANSWERED: [&str; 4] = ["none", "denied", "killed", "denied+kill
 const _: () = assert!(enforced::DENIED_AND_KILLED as usize == ANSWERED.len() - 1);
 
 /// Words for [`reason`], by number.
-pub(super) const REASONS: [&str; 10] = [
+pub(super) const REASONS: [&str; 11] = [
     "listed",
     "unlisted",
     "deny",
@@ -155,8 +185,9 @@ pub(super) const REASONS: [&str; 10] = [
     "launch",
     "arguments",
     "rebinding",
+    "detector",
 ];
-const _: () = assert!(reason::REBINDING as usize == REASONS.len() - 1);
+const _: () = assert!(reason::DETECTOR as usize == REASONS.len() - 1);
 
 /// Words for those [`flags`] that stand in the line's `flags` list, by bit number; empty where a
 /// field of its own says it.

@@ -6,15 +6,15 @@ use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 
 use monitor_common::{
     network,
-    policy::{Decision, InodeKey, access, reason, set, verdict},
+    policy::{Decision, InodeKey, access, detector, reason, set, verdict},
     record::{Peer, Target, change, did, flags, process},
 };
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
 use super::{
-    Alert, Ancestor, Body, Bytes, Category, Contact, Enforced, Event, Exec, File, Image, Loss,
-    Observed, PolicyText, Process, Resolve, Rule, VERSION, Violation, names, time,
+    Alert, Ancestor, Body, Bytes, Category, Contact, Enforced, Event, Exec, File, Finding, Image,
+    Loss, Observed, PolicyText, Process, Resolve, Rule, VERSION, Violation, names, time,
 };
 
 /// Why a line is not an event.
@@ -177,6 +177,7 @@ struct Line<'a> {
     why: Option<String>,
     ancestry: Option<Vec<Ancestor>>,
     evidence: Option<Vec<u64>>,
+    finding: Option<Box<Finding>>,
 }
 
 #[derive(Deserialize)]
@@ -305,19 +306,20 @@ impl Line<'_> {
         let Some(said) = &self.verdict else { return Ok(None) };
         let decided = self.would_be.as_ref().unwrap_or(said);
         let access = bits("judged", &self.judged, &access::NAMES)?;
+        let stated = self.reason.as_ref().ok_or_else(|| self.missing("reason"))?;
+        let reason = position("reason", stated, &names::REASONS)?;
+        let category = self.category.as_ref().ok_or_else(|| self.missing("category"))?;
         let set = match &self.set {
             Some(set) => position("set", set, &set::NAMES)?,
+            None if reason == reason::DETECTOR => position("category", category, &detector::NAMES)?,
             None => 0,
         };
-        let stated = self.reason.as_ref().ok_or_else(|| self.missing("reason"))?;
         let decision = Decision {
             verdict: position("verdict", decided, &verdict::NAMES)?,
-            reason: position("reason", stated, &names::REASONS)?,
+            reason,
             set,
             access: access as u8,
         };
-        debug_assert!(decision.reason <= reason::REBINDING);
-        let category = self.category.as_ref().ok_or_else(|| self.missing("category"))?;
         let enforced = self.enforced.as_ref().ok_or_else(|| self.missing("enforced"))?;
         Ok(Some(Violation {
             decision,
@@ -493,6 +495,7 @@ impl Line<'_> {
             count: self.need(self.count, "count")?,
             ancestry: self.need(ancestry, "ancestry")?,
             evidence: self.need(evidence, "evidence")?,
+            finding: self.finding.take(),
         })
     }
 }

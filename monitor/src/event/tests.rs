@@ -1,7 +1,7 @@
 //! The writer and the reader held together, and the shape that readers outside rely on.
 
 use monitor_common::{
-    policy::{class, reason, verdict},
+    policy::{class, detector, reason, verdict},
     record::{flags, kind},
 };
 use proptest::{collection::vec, prelude::*};
@@ -99,6 +99,13 @@ fn kernel_body() -> impl Strategy<Value = Body> {
     ]
 }
 
+fn finding() -> impl Strategy<Value = Finding> {
+    (any::<[u64; 4]>(), vec(bytes(), 0..3)).prop_map(|(numbers, samples)| {
+        let [limit, window_ms, first_ns, last_ns] = numbers;
+        Finding { limit, window_ms, first_ns, last_ns, samples }
+    })
+}
+
 fn own_body() -> impl Strategy<Value = Body> {
     let ancestor = (any::<u32>(), any::<u64>(), bytes(), vec(bytes(), 0..3))
         .prop_map(|(tgid, start_ns, exe, argv)| Ancestor { tgid, start_ns, exe, argv });
@@ -109,6 +116,7 @@ fn own_body() -> impl Strategy<Value = Body> {
         any::<u64>(),
         vec(ancestor, 0..3),
         vec(any::<u64>(), 0..3),
+        proptest::option::of(finding()),
     );
     let source = any::<[String; 4]>().prop_map(|[kind, name, path, text]| SourceText {
         kind,
@@ -127,8 +135,10 @@ fn own_body() -> impl Strategy<Value = Body> {
         ("[a-z]{1,8}", policy)
             .prop_map(|(action, policy)| Body::Policy { action, policy: Box::new(policy) }),
         loss,
-        alert.prop_map(|(event, subject, why, count, ancestry, evidence)| {
-            Body::Alert(Box::new(Alert { event, subject, why, count, ancestry, evidence }))
+        alert.prop_map(|(event, subject, why, count, ancestry, evidence, finding)| {
+            let finding = finding.map(Box::new);
+            let alert = Alert { event, subject, why, count, ancestry, evidence, finding };
+            Body::Alert(Box::new(alert))
         }),
     ]
 }
@@ -150,10 +160,14 @@ fn observed() -> impl Strategy<Value = Observed> {
 
 fn violation() -> impl Strategy<Value = Violation> {
     let decision =
-        (1..5_u8, 0..8_u8, 0..7_u8, 0..6_u32).prop_map(|(verdict, reason, set, access)| Decision {
+        (1..5_u8, 0..9_u8, 0..7_u8, 0..6_u32).prop_map(|(verdict, reason, set, access)| Decision {
             verdict,
             reason,
-            set: if reason == reason::SET { set } else { 0 },
+            set: match reason {
+                reason::SET => set,
+                reason::DETECTOR => detector::ENV_SECRET as u8,
+                _ => 0,
+            },
             access: 1 << access,
         });
     let rule = any::<Option<([String; 3], u32)>>()

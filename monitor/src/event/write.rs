@@ -9,8 +9,8 @@ use monitor_common::{
 };
 
 use super::{
-    Alert, Body, Contact, Event, Exec, File, Loss, Observed, Process, Resolve, Rule, VERSION,
-    Violation,
+    Alert, Body, Contact, Event, Exec, File, Finding, Loss, Observed, Process, Resolve, Rule,
+    VERSION, Violation,
     bytes::{Piece, pieces},
     names, time,
 };
@@ -394,6 +394,22 @@ impl<'a> JsonLine<'a> {
             for &seq in &alert.evidence {
                 line.comma();
                 line.element(seq);
+            }
+        });
+        if let Some(finding) = &alert.finding {
+            self.object("finding", |line| line.finding(finding));
+        }
+    }
+
+    fn finding(&mut self, finding: &Finding) {
+        self.number("limit", finding.limit);
+        self.number("window_ms", finding.window_ms);
+        self.number("first_ns", finding.first_ns);
+        self.number("last_ns", finding.last_ns);
+        self.list("samples", |line| {
+            for sample in &finding.samples {
+                line.comma();
+                write_bytes(line.out, sample.as_bytes());
             }
         });
     }

@@ -2,7 +2,7 @@
 //! comes out differently counted by server and rule.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     fmt,
 };
 
@@ -12,7 +12,7 @@ use monitor_common::{
 };
 use serde::Serialize;
 
-use super::Rules;
+use super::{Rules, findings::Tally};
 use crate::{
     enrich::subject,
     event::{Body, Bytes, Category, Event, Rule, format_time},
@@ -179,6 +179,38 @@ impl Differences {
                     first_exe: process.map(|process| process.image.exe.clone()).unwrap_or_default(),
                 });
             }
+        }
+    }
+
+    /// Takes the findings of a run: what only one side finds, and what gets another verdict.
+    pub(super) fn settle(&mut self, found: &BTreeMap<(String, &'static str), [Tally; 2]>) {
+        for ((server, category), [recorded, other]) in found {
+            let Some(change) = Change::between(recorded.verdict, other.verdict) else { continue };
+            // What a detector finds has been done before: nothing breaks that worked.
+            let change = if change == Change::Breaks { Change::Denied } else { change };
+            let stronger = if recorded.verdict > other.verdict { recorded } else { other };
+            let Some(first) = &stronger.first else { continue };
+            let key = Key {
+                server: server.clone(),
+                change,
+                verdicts: (recorded.verdict, other.verdict),
+                category,
+                rule: stronger.rule.as_ref().map(|it| (it.file.clone(), it.line, it.text.clone())),
+            };
+            let known = self.found.entry(key).or_insert_with(|| Difference {
+                server: server.clone(),
+                change,
+                was: verdict::NAMES[usize::from(recorded.verdict)],
+                becomes: verdict::NAMES[usize::from(other.verdict)],
+                category,
+                rule: stronger.rule.clone(),
+                count: 0,
+                first_seq: first.seq,
+                first_time: format_time(first.time_ns),
+                first_subject: first.subject.clone(),
+                first_exe: first.exe.clone(),
+            });
+            known.count += stronger.count;
         }
     }
 

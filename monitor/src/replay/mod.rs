@@ -15,6 +15,7 @@
 
 mod blocks;
 mod difference;
+mod findings;
 mod policies;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ mod tests;
 use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use monitor_common::{
-    policy::{Decision, mode, verdict},
+    policy::{Decision, detector, mode, reason, stronger, verdict},
     record::enforced,
 };
 use thiserror::Error;
@@ -30,12 +31,13 @@ use thiserror::Error;
 use crate::{
     enrich::{Clock, END, Enricher},
     event::{Body, Category, Enforced, Event, Violation},
-    judge,
+    judge::{self, Explain},
     segment::{HeaderLine, ReadError, Recording},
 };
 
 pub use blocks::{Parsed, Source};
 pub use difference::{Change, Difference, Differences};
+use findings::Findings;
 use policies::{Pair, Policies};
 pub use policies::{PolicyError, last_policy};
 
@@ -114,6 +116,7 @@ pub struct Replay {
     pub counts: Counts,
     /// What other rules say.
     pub differences: Differences,
+    findings: Findings,
 }
 
 impl Replay {
@@ -131,6 +134,7 @@ impl Replay {
             out: Vec::new(),
             counts: Counts::default(),
             differences: Differences::default(),
+            findings: Findings::default(),
         }
     }
 
@@ -186,6 +190,7 @@ impl Replay {
             self.enricher = fresh().with_processes(&header.processes);
             self.enricher.go_on_at(*first_seq);
             self.policies.clear();
+            self.findings.clear();
             self.counts.runs += 1;
             self.open = true;
             self.run = Some(run);
@@ -233,15 +238,18 @@ impl Replay {
             Body::Resolve(resolve) => resolve.policy,
             _ => event.observed.as_ref().map_or(0, |observed| observed.policy),
         };
-        match self.policies.get(number)? {
+        let pair = self.policies.get(number)?;
+        match &pair {
             Some(pair) if wanted => {
                 self.counts.events += 1;
                 self.counts.partial |= pair.partial;
                 let decision = judge::judge(&event, &pair.recorded);
                 if let Some(other) = &pair.other {
                     self.differences.compare(&event, decision, &pair.recorded, other);
+                    self.findings.observe(&mut event, &pair.recorded, other);
                 }
-                self.counts.judge(&mut event, decision, &pair, place);
+                let decision = by_kernel_count(&event, decision, &pair.recorded);
+                self.counts.judge(&mut event, decision, pair, place);
             }
             Some(_) => event.violation = None,
             // Without the rules what was recorded is all there is.
@@ -252,7 +260,8 @@ impl Replay {
             None => event.violation = None,
         }
         self.counts.violations += u64::from(event.violation.is_some());
-        self.enricher.replay(event, &mut self.out);
+        let rules = pair.as_ref().filter(|_| wanted).map(|pair| pair.recorded.as_ref());
+        self.enricher.replay(event, rules.map(|rules| rules as &dyn Explain), &mut self.out);
         Ok(())
     }
 
@@ -278,6 +287,9 @@ impl Replay {
         self.counts.other_alerts += (self.replayed.len() + self.recorded.len()) as u64;
         self.replayed.clear();
         self.recorded.clear();
+        if self.options.rules.is_some() {
+            self.differences.settle(&std::mem::take(&mut self.findings.found));
+        }
     }
 
     /// Gives away what came out.
@@ -341,6 +353,18 @@ impl Counts {
             event.violation = Some(Box::new(violation(&event.body, decision, pair, recorded)));
         }
     }
+}
+
+/// With the verdict of a count that the kernel programs keep themselves: one event does not tell
+/// it, so it stays as recorded where the rules ask for it.
+fn by_kernel_count(event: &Event, decision: Decision, rules: &Rules) -> Decision {
+    let recorded = event.violation.as_ref().map(|violation| violation.decision);
+    let counted = recorded.filter(|recorded| {
+        recorded.reason == reason::DETECTOR
+            && rules.limits.kernel_counts_reads()
+            && recorded.verdict == rules.limits.verdicts[detector::MASS_READ]
+    });
+    counted.map_or(decision, |counted| stronger(decision, counted))
 }
 
 /// What was done about it is no matter of rules: that stays as recorded.

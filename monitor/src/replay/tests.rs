@@ -57,7 +57,11 @@ fn compile(rules: &Path, mode: Mode) -> (Arc<Compiled>, crate::event::PolicyText
 
 impl Host {
     fn new(mode: Mode, segment_bytes: u64) -> Self {
-        let folder = rules_folder(RULES);
+        Self::under(RULES, mode, segment_bytes)
+    }
+
+    fn under(rules: &str, mode: Mode, segment_bytes: u64) -> Self {
+        let folder = rules_folder(rules);
         let (compiled, text) = compile(folder.path(), mode);
         let mut header = Header::of_host("lsm", &[]).unwrap();
         header.policies = vec![text];
@@ -101,6 +105,17 @@ impl Host {
 
     fn opens(&mut self, path: &str) {
         self.happens(self.record(kind::OPEN, 10), path, "");
+    }
+
+    /// Reads files that hold data.
+    fn walks(&mut self, folder: &str, files: u32) {
+        for number in 0..files {
+            let mut open = self.record(kind::OPEN, 10);
+            (open.inode_mode, open.nlink) = (0o100_644, 1);
+            open.inode.ino = u64::from(number) + 1;
+            self.happens(open, &format!("{folder}/{number}"), "");
+            self.waits(1_000_000);
+        }
     }
 
     fn waits(&mut self, ns: u64) {
@@ -395,6 +410,75 @@ fn a_recording_without_its_world_is_taken_as_it_is() {
     let (counts, alerts) = replay_all(&folder);
     assert_eq!(alerts, recorded(&folder));
     assert_eq!(counts.unjudged, counts.events);
+}
+
+const LIMITED: &str = "[limits]\nmass_read = { files = 20 }\n";
+
+#[test]
+fn findings_come_out_as_recorded_with_their_evidence() {
+    let rules = format!("{LIMITED}{RULES}detectors = {{ mass_read = \"kill-tree\" }}\n");
+    for mode in [Mode::Observe, Mode::Enforce] {
+        let mut host = Host::under(&rules, mode, 1 << 30);
+        host.walks("/srv/in", 50);
+        let folder = host.ends();
+        let (counts, alerts) = replay_all(&folder);
+        assert_eq!(alerts, recorded(&folder));
+        assert_eq!((counts.other_alerts, counts.other_verdicts), (0, 0));
+        // In enforce the kernel programs count, and none is at work here.
+        let expected = usize::from(mode == Mode::Observe);
+        assert_eq!((counts.same_alerts, alerts.len()), (expected as u64, expected), "{mode}");
+        for alert in alerts {
+            for part in [
+                r#""category":"mass_read","judged":["read"],"reason":"detector","rule":{"file":"#,
+                r#""evidence":[0,19],"finding":{"limit":20,"window_ms":10000,"#,
+                r#""verdict":"alert","would_be":"kill-tree""#,
+                "has read 20 different files within 0.019 s",
+                r#"/servers/s.toml:4)"#,
+            ] {
+                assert!(alert.contains(part), "{part}: {alert}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_kernel_counted_stays_as_recorded() {
+    let rules = format!("{LIMITED}{RULES}detectors = {{ mass_read = \"deny\" }}\n");
+    let mut host = Host::under(&rules, Mode::Enforce, 1 << 30);
+    host.walks("/srv/in", 19);
+    let mut refused = host.record(kind::OPEN, 10);
+    let set = detector::MASS_READ as u8;
+    refused.decision =
+        Decision { verdict: verdict::DENY, reason: reason::DETECTOR, set, access: 1 };
+    refused.enforced = enforced::DENIED;
+    let strings = [b"/srv/in/20".as_slice(), b"", b"", b""];
+    for _ in 0..3 {
+        let bytes = encode(refused, strings);
+        host.enricher.record(&decode(&bytes).unwrap(), &mut host.out);
+    }
+    host.write();
+    let folder = host.ends();
+    let (counts, alerts) = replay_all(&folder);
+    assert_eq!((counts.violations, counts.other_verdicts, counts.other_alerts), (3, 0, 0));
+    assert_eq!((counts.same_alerts, alerts.len()), (1, 1));
+    assert!(alerts[0].contains(r#""enforced":"kernel","answered":"denied""#), "{}", alerts[0]);
+    assert!(alerts[0].contains(r#""evidence":[0,19]"#), "{}", alerts[0]);
+}
+
+#[test]
+fn other_limits_show_what_they_would_find_and_what_they_would_not() {
+    let walked = |rules: &str| {
+        let mut host = Host::under(rules, Mode::Observe, 1 << 30);
+        host.walks("/srv/in", 50);
+        host
+    };
+    let limited = format!("{LIMITED}{RULES}");
+    let found = |change| [(change, "mass_read", 1, "{ files = 20, window = \"10s\" }".to_owned())];
+    assert_eq!(differences(walked(RULES), &limited), found(Change::Reported));
+    assert_eq!(differences(walked(&limited), RULES), found(Change::Silent));
+    let denying = format!("{limited}detectors = {{ mass_read = \"deny\" }}\n");
+    assert_eq!(differences(walked(&limited), &denying), found(Change::Denied));
+    assert_eq!(differences(walked(&limited), &limited), []);
 }
 
 #[test]

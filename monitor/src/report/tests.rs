@@ -291,6 +291,7 @@ fn an_alert_stands_with_the_line_behind_it() {
         count: 3,
         ancestry: Vec::new(),
         evidence: vec![0],
+        finding: None,
     };
     story.event(Body::Alert(Box::new(alert))).violation = Some(violation);
     let report = story.report();

@@ -7,11 +7,15 @@ use std::{fs, io};
 
 use monitor_common::{
     policy::{mode, reason, verdict},
-    record::{Record, enforced},
+    record::{Record, enforced, kind},
 };
 use nix::unistd::Pid;
 
-use crate::launch::{Cgroup, Tree};
+use crate::{
+    decode,
+    event::{Event, Process},
+    launch::{Cgroup, Tree},
+};
 
 /// What is left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,28 @@ pub fn answer(record: &Record) -> Answer {
         enforced::NONE if killing => Answer::Process,
         _ => Answer::Nothing,
     }
+}
+
+/// A detector's finding as a record, as far as an answer needs one: who acted last, and what the
+/// rules say. `None` of other events, and of findings that the kernel has answered.
+pub fn of_finding(event: &Event) -> Option<Record> {
+    let (observed, violation) = (event.observed.as_ref()?, event.violation.as_ref()?);
+    let is_ours = event.is_alert()
+        && violation.decision.reason == reason::DETECTOR
+        && violation.answered == enforced::NONE;
+    is_ours.then(|| {
+        let Process { tgid, tid, start_ns, .. } = observed.process;
+        Record {
+            instance: event.instance,
+            mode: if violation.observed_only { mode::OBSERVE } else { mode::ENFORCE },
+            decision: violation.decision,
+            enforced: enforced::NONE,
+            tgid,
+            tid,
+            start_ns,
+            ..decode::blank(kind::EXEC)
+        }
+    })
 }
 
 /// Does what a record leaves to do, and tells what it was. What has left the tree's cgroup is the

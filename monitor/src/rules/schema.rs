@@ -3,10 +3,12 @@
 //! It says what can stand where. What patterns and addresses look like, and what rules mean on a
 //! machine, is `check`'s to say.
 
+use monitor_common::policy::verdict;
 use serde_json::{Map, Value, json};
 
+use crate::detect::{COUNT_MAX, PARAMETERS, Unit};
+
 use super::parse::{EVENT_NAMES, INCLUDE_FILE, Key, LISTS, SCHEMA, SERVER_FILE, SET_FILE, Shape};
-use monitor_common::policy::verdict;
 
 /// The schema of servers, drop-ins, includes and sets: they are told apart by what names them.
 pub fn schema() -> Value {
@@ -43,7 +45,10 @@ fn of(name: &str, shape: &Shape, required: &[&str]) -> Value {
         let value = match (found, LISTS.iter().find(|list| (list.table, list.key) == (name, key))) {
             (Some(Key { doc, shape, .. }), _) => described(value(key, shape), doc),
             (None, Some(list)) => described(strings(), list.doc),
-            (None, None) => verdict_word(),
+            (None, None) => match PARAMETERS.iter().find(|it| (it.table, it.key) == (name, key)) {
+                Some(parameter) => limit(parameter.unit),
+                None => json!({ "enum": verdict::NAMES }),
+            },
         };
         properties.insert(key.to_owned(), value);
     }
@@ -88,7 +93,9 @@ fn value(key: &str, shape: &Shape) -> Value {
             let vectors = json!({ "type": "array", "items": strings(), "minItems": 1 });
             json!({ "type": "object", "additionalProperties": vectors })
         }
-        Shape::Verdicts(_) | Shape::Table(_) | Shape::Lists(_) => of(key, shape, &[]),
+        Shape::Verdicts(_) | Shape::Limits | Shape::Table(_) | Shape::Lists(_) => {
+            of(key, shape, &[])
+        }
         Shape::Tables(_) => list_of(of(key, shape, &[])),
     }
 }
@@ -101,6 +108,9 @@ fn list_of(items: Value) -> Value {
     json!({ "type": "array", "items": items })
 }
 
-fn verdict_word() -> Value {
-    json!({ "enum": verdict::NAMES })
+fn limit(unit: Unit) -> Value {
+    match unit {
+        Unit::Count => json!({ "type": "integer", "minimum": 2, "maximum": COUNT_MAX }),
+        Unit::Time => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" }),
+    }
 }

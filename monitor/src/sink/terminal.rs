@@ -156,6 +156,7 @@ mod tests {
                 ancestor(10, "/bin/cat\x1b[2J", &["\u{202e}", "/x"]),
             ],
             evidence: vec![41],
+            finding: None,
         }));
         event
     }

@@ -78,7 +78,9 @@ impl Alerts {
             start_ns: process.map_or(0, |process| process.start_ns),
             exe: process.map(|process| process.image.exe.clone()).unwrap_or_default(),
         };
-        *self.violations.entry(violation.category.name()).or_default() += alert.count;
+        // What a detector has counted is one violation.
+        let count = if alert.finding.is_some() { 1 } else { alert.count };
+        *self.violations.entry(violation.category.name()).or_default() += count;
         let key = Key {
             category: violation.category,
             verdict: (violation.decision.verdict, violation.observed_only, effect(event)),
@@ -89,7 +91,7 @@ impl Alerts {
         let mut evidence = alert.evidence.iter().map(|seq| recent.evidence(*seq));
         if let Some(&at) = self.index.get(&key) {
             let known = &mut self.items[at];
-            known.count += alert.count;
+            known.count += count;
             known.last = known.last.max(Moment(event.time_ns));
             known.evidence.truncate(1);
             known.evidence.extend(evidence.next_back());
@@ -102,7 +104,8 @@ impl Alerts {
         }
         *told += 1;
         self.index.insert(key, self.items.len());
-        self.items.push(text(event, alert, violation, actor, evidence.collect()));
+        let evidence = evidence.collect();
+        self.items.push(AlertText { count, ..text(event, alert, violation, actor, evidence) });
     }
 
     pub(super) fn finish(self) -> (Capped<AlertText>, BTreeMap<&'static str, u64>) {
@@ -117,8 +120,9 @@ fn size(alert: &Alert) -> usize {
         let argv = ancestor.argv.iter().map(|argument| argument.as_bytes().len() + 16);
         ancestor.exe.as_bytes().len() + argv.sum::<usize>() + 64
     });
-    // Twice the subject: it is a key, too. Evidence: the first line and the last.
-    2 * alert.subject.as_bytes().len() + alert.why.len() + chain.sum::<usize>() + 2 * LINE_BYTES_MAX
+    // Twice the subject: it is a key, too. Evidence: the first line and the last, or more.
+    let lines = alert.evidence.len().max(2) * LINE_BYTES_MAX;
+    2 * alert.subject.as_bytes().len() + alert.why.len() + chain.sum::<usize>() + lines
 }
 
 fn text(
@@ -163,7 +167,9 @@ fn level(violation: &Violation, effect: Effect) -> Level {
         | Category::Escape
         | Category::Process
         | Category::Metadata
-        | Category::Rebinding => true,
+        | Category::Rebinding
+        | Category::MassWrite
+        | Category::Exfiltration => true,
         Category::FileRead
         | Category::FileWrite
         | Category::Exec
@@ -171,7 +177,10 @@ fn level(violation: &Violation, effect: Effect) -> Level {
         | Category::Listen
         | Category::Unix
         | Category::Sensitive
-        | Category::Resolve => false,
+        | Category::Resolve
+        | Category::MassRead
+        | Category::ExecBurst
+        | Category::ConnectBurst => false,
     };
     match (grave, effect) {
         (true, Effect::Happened | Effect::Perhaps) => Level::Critical,

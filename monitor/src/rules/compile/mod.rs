@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc};
 use monitor_common::{
     automaton::{ByteClasses, Row, accepts_vector, classify},
     network::{AddressRules, canonical, canonical_local},
-    policy::{Label, Policy, access, class, mode},
+    policy::{Label, Policy, access, class, mode, set},
 };
 
 use self::nodes::{Kind, Step, steps, vector_steps};
@@ -20,6 +20,7 @@ use super::{
     pattern::{Component, Pattern, Piece},
     source::Origin,
 };
+use crate::detect::Limits;
 
 /// Patterns of the sets that begin with a path. This table and [`SETS_FLOATING`] are the same for
 /// every server of a user, and so in the kernel once.
@@ -55,6 +56,8 @@ pub struct Compiled {
     pub addresses: Vec<(u8, [u8; 16], AddressRules)>,
     /// Members of the sets that exist now.
     pub labels: Vec<(PathBuf, Label)>,
+    /// Of its detectors.
+    pub limits: Arc<Limits>,
     pub(super) rules: Arc<Rules>,
 }
 
@@ -93,6 +96,7 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, RuleError> {
         arguments: arguments(loaded)?,
         addresses,
         labels: loaded.labels.clone(),
+        limits: Arc::new(Limits { enforce: loaded.mode == Mode::Enforce, ..loaded.limits.clone() }),
         rules: Arc::new(Rules {
             paths: loaded.paths.clone(),
             vectors: loaded.vectors.clone(),
@@ -119,6 +123,9 @@ pub(super) fn policy(loaded: &Loaded) -> Policy {
     let rulings = loaded.set_verdict.iter().zip(&loaded.set_access);
     for (set, (verdict, accesses)) in rulings.enumerate() {
         policy.rule_set(set, *accesses, *verdict);
+    }
+    if let Some(verdict) = loaded.env_secret {
+        policy.rule_access(set::PROCESSES, access::READ.trailing_zeros() as usize, verdict);
     }
     policy
 }

@@ -17,7 +17,7 @@ use super::{
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, NameRule, PathRule, Resources, VectorRule, set_of,
+    AddressRule, Loaded, Mode, NameRule, PathRule, Resources, VectorRule, limits, set_of,
 };
 
 pub struct Loader<'a> {
@@ -383,6 +383,8 @@ impl<'a> Loader<'a> {
             unlisted_origins: [const { None }; access::COUNT],
             set_verdict: [verdict::DENY; set::COUNT],
             set_access: [0; set::COUNT],
+            limits: limits::of(&self.documents),
+            env_secret: None,
             labels: if is_here { labels::of_sets(&self.paths) } else { Vec::new() },
             paths: self.paths,
             vectors: self.vectors,
@@ -397,6 +399,9 @@ impl<'a> Loader<'a> {
         }
         for document in &self.documents {
             loaded.respond(document);
+        }
+        for document in &self.documents {
+            loaded.warnings.extend(limits::warnings(document, loaded.record));
         }
         loaded.warn_of_sets();
         Ok(loaded)

@@ -1,5 +1,6 @@
 //! A server's rules with everything they name put in: includes, variables, sets.
 
+mod limits;
 mod loader;
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
 };
 
 use loader::Loader;
-use monitor_common::policy::{Label, access, class, set, verdict};
+use monitor_common::policy::{Label, access, class, detector, set, verdict};
 
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
@@ -19,7 +20,10 @@ use super::{
     search::is_name,
     source::Origin,
 };
-use crate::event::{PolicyText, SourceText, World};
+use crate::{
+    detect::{GENERATION, Limits},
+    event::{PolicyText, SourceText, World},
+};
 
 /// Name of the policy of servers that have no rule file.
 pub const DEFAULT: &str = "default";
@@ -143,6 +147,10 @@ pub struct Loaded {
     pub(in crate::rules) set_verdict: [u8; set::COUNT],
     pub(in crate::rules) set_access: [u8; set::COUNT],
     pub(in crate::rules) matches: Vec<(Arc<Source>, Match)>,
+    /// Counts and verdicts of the detectors; `enforce` follows `mode` when it is compiled.
+    pub(in crate::rules) limits: Limits,
+    /// Stated for reading environments and memory; else the processes set's verdict holds.
+    pub(in crate::rules) env_secret: Option<u8>,
     pub(in crate::rules) paths: Vec<PathRule>,
     pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
@@ -219,6 +227,9 @@ pub fn load_recorded(
     };
     let mut loaded = load(&search, Some(&recorded.server), &bindings)?;
     if instead.is_none() {
+        if recorded.detectors == 0 {
+            loaded.limits.verdicts = [verdict::ALLOW; detector::COUNT];
+        }
         loaded.mode = if recorded.mode == "enforce" { Mode::Enforce } else { Mode::Observe };
     }
     Ok(Some(loaded))
@@ -246,15 +257,20 @@ impl Loaded {
         for (set, verdict) in &document.response.sets {
             self.set_verdict[*set] = *verdict;
         }
+        let env_secret = |it: &&(usize, u8, _)| it.0 == detector::ENV_SECRET;
+        let stated = document.response.detectors.iter().find(env_secret);
+        self.env_secret = stated.map(|(_, verdict, _)| *verdict).or(self.env_secret);
     }
 
     /// Warns of allows that name a member of a set: the set decides, however plainly it is named.
     fn warn_of_sets(&mut self) {
+        const READ: u32 = class::READ;
+        const RUNTIME: u32 = class::READ | class::RUNTIME;
         let is_set = |rule: &&PathRule| rule.class & class::SETS != 0;
         let mut warnings = Vec::new();
         for rule in self.paths.iter().filter(|rule| !is_set(rule) && !rule.is_link) {
             let asked = match rule.class {
-                class::READ => access::READ,
+                READ | RUNTIME => access::READ,
                 class::WRITE => access::WRITE,
                 class::EXEC => access::EXEC,
                 class::UNIX => access::UNIX,
@@ -311,6 +327,7 @@ impl Loaded {
             mode: self.mode.to_string(),
             sources: self.sources.iter().map(source).collect(),
             bindings: self.bindings.clone(),
+            detectors: GENERATION,
             world: Some(self.world.clone()),
         }
     }

@@ -1,8 +1,8 @@
 //! The keys of the language. A new list or section is added here.
 
-use monitor_common::policy::{access, class, set};
+use monitor_common::policy::{access, class, detector, set};
 
-use crate::rules::address::Purpose;
+use crate::{detect::PARAMETERS, rules::address::Purpose};
 
 /// A list of patterns or addresses within a section.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,8 +73,15 @@ const fn list(
 }
 
 /// All lists.
-pub static LISTS: [List; 9] = [
+pub static LISTS: [List; 10] = [
     list("files", "read", class::READ, Holds::Paths, "may be read"),
+    list(
+        "files",
+        "runtime",
+        class::READ | class::RUNTIME,
+        Holds::Paths,
+        "may be read, and detectors do not count it",
+    ),
     list(
         "files",
         "write",
@@ -147,6 +154,8 @@ pub enum Shape {
     Table(&'static [Key]),
     /// Several of them.
     Tables(&'static [Key]),
+    /// Limits of one detector, by [`PARAMETERS`].
+    Limits,
     /// A table with the [`LISTS`] of this section, and these keys.
     Lists(&'static [Key]),
 }
@@ -161,6 +170,7 @@ const DESCRIPTION: Key = key("description", Shape::Text, "what it is for");
 const FILES: Key = key("files", Shape::Lists(&[]), "files that the server may touch");
 const EXEC: Key = key("exec", Shape::Lists(&ARGUMENTS), "programs that the server may run");
 const NETWORK: Key = key("network", Shape::Lists(&[]), "whom the server may talk to");
+const LIMIT: Key = key("limits", Shape::Table(&LIMITS), "from which counts on detectors speak");
 const ENVIRONMENT: Key = key("env", Shape::Table(&ENV), "the environment that it is given");
 
 static ARGUMENTS: [Key; 1] = [key(
@@ -181,12 +191,21 @@ static MATCH: [Key; 4] = [
     key("unit", Shape::Texts, "globs for the systemd unit"),
     key("cgroup", Shape::Texts, "globs for the cgroup"),
 ];
+static LIMITS: [Key; 6] = [
+    key("mass_read", Shape::Limits, "files read in a short time"),
+    key("breadth", Shape::Limits, "files read in a long time"),
+    key("mass_write", Shape::Limits, "files overwritten, renamed or deleted"),
+    key("exec_burst", Shape::Limits, "programs started"),
+    key("connect_burst", Shape::Limits, "hosts and ports tried"),
+    key("exfiltration", Shape::Limits, "a secret read, then something sent"),
+];
 static RECORD: [Key; 1] =
     [key("events", Shape::Events, "what is recorded besides violations and the process tree")];
-static RESPONSE: [Key; 3] = [
+static RESPONSE: [Key; 4] = [
     key("mode", Shape::Word(&MODES), "whether verdicts are carried out"),
     key("unlisted", Shape::Verdicts(&access::NAMES), "verdicts on what no list names"),
     key("sets", Shape::Verdicts(&set::NAMES), "verdicts on what built-in sets name"),
+    key("detectors", Shape::Verdicts(&detector::NAMES), "verdicts on what detectors find"),
 ];
 
 /// Values of `response.mode`.
@@ -199,7 +218,7 @@ pub static INCLUDE_FILE: Shape = Shape::Table(&INCLUDE);
 /// A set.
 pub static SET_FILE: Shape = Shape::Table(&SET);
 
-static SERVER: [Key; 11] = [
+static SERVER: [Key; 12] = [
     VERSION,
     key("server", Shape::Text, "the name that people know it by, and the file's"),
     INCLUDES,
@@ -209,10 +228,12 @@ static SERVER: [Key; 11] = [
     NETWORK,
     ENVIRONMENT,
     key("resources", Shape::Table(&RESOURCES), "what the whole tree may use"),
+    LIMIT,
     key("record", Shape::Table(&RECORD), "what is recorded"),
     key("response", Shape::Table(&RESPONSE), "what is done"),
 ];
-static INCLUDE: [Key; 7] = [VERSION, DESCRIPTION, INCLUDES, FILES, EXEC, NETWORK, ENVIRONMENT];
+static INCLUDE: [Key; 8] =
+    [VERSION, DESCRIPTION, INCLUDES, FILES, EXEC, NETWORK, ENVIRONMENT, LIMIT];
 static SET: [Key; 6] = [
     VERSION,
     key("set", Shape::Text, "which set, and the file's name"),
@@ -232,6 +253,10 @@ impl Shape {
             Self::Lists(more) => {
                 let lists = LISTS.iter().filter(|list| list.table == name);
                 Some(lists.map(|list| (list.key, None)).chain(known(more)).collect())
+            }
+            Self::Limits => {
+                let own = PARAMETERS.iter().filter(|parameter| parameter.table == name);
+                Some(own.map(|parameter| (parameter.key, None)).collect())
             }
             _ => None,
         }

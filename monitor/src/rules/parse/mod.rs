@@ -5,6 +5,7 @@
 //! is refused by name: a rule that is silently ignored protects nobody.
 
 mod keys;
+mod limits;
 mod matches;
 mod process;
 mod reader;
@@ -75,6 +76,7 @@ pub struct Document {
     pub(super) source: Arc<Source>,
     pub(super) include: Vec<Entry>,
     pub(super) lists: Vec<(&'static List, Entry)>,
+    pub(super) limits: Vec<LimitEntry>,
     pub(super) programs: Vec<Program>,
     /// `[env] pass`.
     pub(super) pass: Vec<Entry>,
@@ -91,6 +93,16 @@ pub(super) struct Response {
     pub mode: Option<Mode>,
     pub unlisted: Vec<(usize, u8, Range<usize>)>,
     pub sets: Vec<(usize, u8)>,
+    pub detectors: Vec<(usize, u8, Range<usize>)>,
+}
+
+/// One value of `[limits]`.
+#[derive(Clone, Debug)]
+pub(super) struct LimitEntry {
+    /// Number of the [`crate::detect::PARAMETERS`].
+    pub parameter: usize,
+    pub value: u64,
+    pub span: Range<usize>,
 }
 
 /// A built-in set.
@@ -149,6 +161,7 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
         source: source.clone(),
         include: Vec::new(),
         lists: Vec::new(),
+        limits: Vec::new(),
         programs: Vec::new(),
         pass: Vec::new(),
         resources: Resources::default(),
@@ -158,7 +171,7 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
     };
     if let Some(table) = reader.parse() {
         let server = source.kind != SourceKind::Include;
-        let known = if server { &keys::SERVER_FILE } else { &keys::INCLUDE_FILE };
+        let known = if server { &SERVER_FILE } else { &INCLUDE_FILE };
         reader.keys(table.get_ref(), "", "", known);
         reader.schema(table.get_ref());
         if server {
@@ -180,6 +193,7 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
             document.include = reader.strings(value, "include");
         }
         lists(&mut reader, table.get_ref(), &mut document);
+        document.limits = limits::limits(&mut reader, table.get_ref());
         document.programs = sections::programs(&mut reader, table.get_ref());
         document.pass = process::pass(&mut reader, table.get_ref());
     }
@@ -213,7 +227,7 @@ pub(super) fn set(source: &Arc<Source>) -> Result<SetDocument, Vec<Finding>> {
     };
     if let Some(table) = reader.parse() {
         let table = table.get_ref();
-        reader.keys(table, "", "", &keys::SET_FILE);
+        reader.keys(table, "", "", &SET_FILE);
         reader.schema(table);
         reader.own_name(table, "set");
         document.set = sections::set_number(&mut reader);

@@ -1,7 +1,7 @@
 //! Sections that are not lists of patterns: `[response]`, `[record]`, the head of a set.
 
 use monitor_common::{
-    policy::{access, set, verdict},
+    policy::{access, detector, set, verdict},
     record::kind,
 };
 use serde_spanned::Spanned;
@@ -66,6 +66,12 @@ pub fn response(reader: &mut Reader<'_>, root: &DeTable<'_>, response: &mut Resp
     if let Some(value) = table.get("sets") {
         verdicts(reader, value, "response.sets", &set::NAMES, |set, verdict, _| {
             response.sets.push((set, verdict));
+        });
+    }
+    if let Some(value) = table.get("detectors") {
+        let name = "response.detectors";
+        verdicts(reader, value, name, &detector::NAMES, |detector, verdict, value| {
+            response.detectors.push((detector, verdict, value.span()));
         });
     }
 }

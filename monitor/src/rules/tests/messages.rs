@@ -34,9 +34,30 @@ fn findings_name_the_place_and_what_to_write() {
             "4:1: unknown key `processes` in [resources] [the keys here are `memory`, `pids`, `cpu`]",
         ),
         (
-            "[response]\ndetectors = {}",
-            "4:1: `detectors` in [response] is not supported yet [remove it: this version would \
-             not act on it]",
+            "[response]\ndetectors = { mas_read = \"kill\" }",
+            "4:15: unknown key `mas_read` in [response.detectors] [did you mean `mass_read`?]",
+        ),
+        (
+            "[limits]\nmass_raed = {}",
+            "4:1: unknown key `mass_raed` in [limits] [did you mean `mass_read`?]",
+        ),
+        (
+            "[limits]\nmass_read = { file = 3 }",
+            "4:15: unknown key `file` in [limits.mass_read] [did you mean `files`?]",
+        ),
+        (
+            "[limits]\nexec_burst = { max = 1 }",
+            "4:22: `limits.exec_burst.max` must be from 2 to 65536 [a detector is switched off by \
+             `response.detectors = { exec_burst = \"allow\" }`]",
+        ),
+        (
+            "[limits]\nmass_read = { window = 10 }",
+            "4:24: `limits.mass_read.window` must be a time such as \"10s\" or \"1h\", from 100ms \
+             to 7d [the units are ms, s, m, h and d]",
+        ),
+        (
+            "[limits]\nexfiltration = {}",
+            "4:16: `limits.exfiltration` states nothing [state `window` or leave it out]",
         ),
         ("files = 3", "3:9: `files` must be a table, not an integer"),
         (

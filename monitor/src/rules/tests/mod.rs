@@ -3,10 +3,12 @@
 mod arguments;
 mod destinations;
 mod drop_ins;
+mod limits;
 mod lint;
 mod messages;
 mod packs;
 mod properties;
+mod schema;
 mod sets;
 mod tables;
 mod verdicts;
