@@ -75,9 +75,9 @@ fn value(key: &str, shape: &Shape) -> Value {
         Shape::Text => json!({ "type": "string" }),
         Shape::Texts => strings(),
         Shape::Word(words) => json!({ "enum": words }),
-        Shape::Words(words) => list_of(json!({ "enum": words })),
+        Shape::Words(words) => list_of(&json!({ "enum": words })),
         Shape::Events => {
-            let types = list_of(json!({ "enum": EVENT_NAMES.as_slice() }));
+            let types = list_of(&json!({ "enum": EVENT_NAMES.as_slice() }));
             json!({ "anyOf": [{ "enum": ["all", "violations"] }, types] })
         }
         Shape::Bytes => json!({ "anyOf": [
@@ -96,15 +96,15 @@ fn value(key: &str, shape: &Shape) -> Value {
         Shape::Verdicts(_) | Shape::Limits | Shape::Table(_) | Shape::Lists(_) => {
             of(key, shape, &[])
         }
-        Shape::Tables(_) => list_of(of(key, shape, &[])),
+        Shape::Tables(_) => list_of(&of(key, shape, &[])),
     }
 }
 
 fn strings() -> Value {
-    list_of(json!({ "type": "string" }))
+    list_of(&json!({ "type": "string" }))
 }
 
-fn list_of(items: Value) -> Value {
+fn list_of(items: &Value) -> Value {
     json!({ "type": "array", "items": items })
 }
 
