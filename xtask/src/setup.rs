@@ -16,14 +16,16 @@ use crate::workspace;
 const BPF_PACKAGES: [&str; 4] =
     ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"];
 const LLVM: &str = "/usr/lib/llvm-22";
-/// The kernels of the matrix, and what builds and boots an image with them.
-const MACHINE_PACKAGES: [&str; 6] = [
+/// The kernels of the matrix, what builds and boots an image with them, and the resolver that
+/// tests ask.
+const MACHINE_PACKAGES: [&str; 7] = [
     "qemu-system-x86",
     "linux-image-cloud-amd64",
     "linux-image-6.12-cloud-amd64",
     "e2fsprogs",
     "xz-utils",
     "busybox",
+    "dnsmasq-base",
 ];
 /// The version that `docs/fleet.md` names.
 const DUCKDB: &str = "2.0.0";
@@ -57,7 +59,7 @@ pub fn bpf_compiler() -> Result<Toolchain> {
 /// QEMU, the kernels, and the tools that make their disk image.
 pub fn machines() -> Result<()> {
     if find("apt-get").is_none() {
-        let tools = ["qemu-system-x86_64", "mke2fs", "xz", "busybox"];
+        let tools = ["qemu-system-x86_64", "mke2fs", "xz", "busybox", "dnsmasq"];
         let missing: Vec<_> = tools.into_iter().filter(|tool| find(tool).is_none()).collect();
         if missing.is_empty() {
             return Ok(());

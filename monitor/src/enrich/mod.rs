@@ -89,6 +89,11 @@ impl Enricher {
         self.servers.insert(instance, server.into());
     }
 
+    /// Forgets an instance of which nothing will be heard any more.
+    pub fn forget(&mut self, instance: u32) {
+        self.servers.remove(&instance);
+    }
+
     /// Lets verdicts of policy number `policy` be explained. Numbers are never used again, and
     /// records of a retired policy may come late, so the caller keeps it for a while.
     pub fn explain(&mut self, policy: u32, compiled: Arc<dyn Explain>) {
@@ -144,8 +149,7 @@ impl Enricher {
 
     /// A question for a host that the agent has answered, and the alerts that it leads to.
     pub fn resolve(&mut self, instance: u32, answered: Answered, out: &mut Vec<Event>) {
-        let Answered { resolve, naming, mode } = answered;
-        let boot_ns = clock::boot_ns();
+        let Answered { resolve, naming, mode, boot_ns } = answered;
         self.tick(boot_ns, out);
         let violation = self.naming_violation(&resolve, &naming, mode);
         if violation.as_ref().is_none_or(|violation| violation.enforced == Enforced::None) {
@@ -252,6 +256,11 @@ impl Enricher {
         for alert in self.alerts.finish(now_ns) {
             out.push(self.number(alert));
         }
+    }
+
+    /// Events that were lost so far.
+    pub fn lost(&self) -> u64 {
+        self.ledger.total()
     }
 
     /// Loss events for what was lost since the last call.

@@ -16,6 +16,7 @@ macro_rules! behaviours {
 
 behaviours! {
     addresses,
+    agent,
     arguments,
     automaton,
     changes,
@@ -23,6 +24,7 @@ behaviours! {
     execs,
     fleet,
     floods,
+    host_names,
     inside,
     launching,
     lineage,
