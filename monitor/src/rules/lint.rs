@@ -106,7 +106,7 @@ fn rules_about_addresses(loaded: &Loaded) -> impl Iterator<Item = &AddressRule> 
 
 /// The accesses that a list allows.
 fn allows(class: u32) -> u8 {
-    match class {
+    match class & !class::RUNTIME {
         class::READ => access::READ,
         class::WRITE => access::READ | access::WRITE,
         class::EXEC | class::ARGUMENTS => access::EXEC,
@@ -120,8 +120,12 @@ fn allows(class: u32) -> u8 {
 /// Lists of what is allowed anyhow.
 fn pointless_lists(loaded: &Loaded, findings: &mut Findings) {
     let is_pointless = |class: u32| {
+        // What `runtime` names is not counted.
+        let counted = class & class::RUNTIME == 0;
         let bits = (0..access::COUNT).filter(|bit| allows(class) >> bit & 1 == 1);
-        allows(class) != 0 && bits.into_iter().all(|bit| loaded.unlisted[bit] == verdict::ALLOW)
+        counted
+            && allows(class) != 0
+            && bits.into_iter().all(|bit| loaded.unlisted[bit] == verdict::ALLOW)
     };
     let paths = entries(loaded).map(|rule| (rule.class, &rule.origin));
     let addresses = rules_about_addresses(loaded).map(|rule| (rule.class, &rule.origin));
