@@ -24,6 +24,7 @@ mod names;
 mod parse;
 mod pattern;
 mod resolve;
+mod schema;
 mod search;
 mod source;
 #[cfg(test)]
@@ -40,5 +41,6 @@ pub use lint::{Blind, lint, lint_servers};
 pub use load::{DEFAULT, Loaded, Mode, ResolvedPattern, Resources, audit, load, load_recorded};
 pub use names::{Naming, Standing, is_public};
 pub use parse::{Document, SCHEMA, parse_server};
+pub use schema::schema;
 pub use search::SearchPath;
 pub use source::{Source, SourceKind};

@@ -30,6 +30,7 @@ behaviours! {
     learning,
     lineage,
     machine,
+    metrics,
     names,
     opens,
     processes,
