@@ -306,12 +306,11 @@ fn print_text(
 fn print_host(compiled: &Compiled, name: &str) -> io::Result<()> {
     let naming = compiled.judge_name(name, &[]);
     let told = match naming.standing {
-        _ if !compiled.names_hosts() => "no rule names a host: its address decides",
         Standing::Named => {
             "its addresses are let in as the agent's answers give them, unless private"
         }
         _ if compiled.refuses_unnamed() => "the question for its address is refused",
-        _ => "no rule names it: its address decides",
+        _ => "no rule names it: its address decides, here taken for a public one",
     };
     writeln!(io::stdout(), "  {told}")
 }

@@ -37,7 +37,8 @@ pub struct Loader<'a> {
     names: Vec<NameRule>,
 }
 
-/// The include that rules which name hosts take in by themselves.
+/// The include under which the agent answers the server's DNS; rules that name hosts take it in by
+/// themselves.
 const NAMES: &str = "names";
 /// Vectors that the alternatives and values in one may stand for.
 const VECTORS_MAX: usize = 1024;
@@ -105,12 +106,6 @@ impl<'a> Loader<'a> {
         if self.documents.iter().any(is_loaded) {
             return Ok(());
         }
-        if name == NAMES {
-            let help = Some("leave it out: rules that name hosts take it in".to_owned());
-            let message = "this include opens DNS, and only rules that name hosts close it again";
-            self.finding(Severity::Error, &origin, message.to_owned(), help);
-            return Ok(());
-        }
         let found = if is_name(name) { self.search.find(SourceKind::Include, name)? } else { None };
         let Some(source) = found else {
             let names = self.search.names(SourceKind::Include)?;
@@ -128,6 +123,13 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
+    fn has_names(&self) -> bool {
+        let is_it = |document: &Document| {
+            document.source.kind == SourceKind::Include && document.source.name == NAMES
+        };
+        self.documents.iter().any(is_it)
+    }
+
     /// Takes in what rules that name hosts need.
     pub fn names(&mut self) -> Result<(), RuleError> {
         let is_name = |(list, entry): &(&List, Entry)| {
@@ -135,6 +137,9 @@ impl<'a> Loader<'a> {
             !list.is_pattern(&entry.text) && matches!(target, Ok(Target::Host(_)))
         };
         if !self.documents.iter().any(|document| document.lists.iter().any(is_name)) {
+            return Ok(());
+        }
+        if self.has_names() {
             return Ok(());
         }
         match self.search.find(SourceKind::Include, NAMES)? {
@@ -352,6 +357,7 @@ impl<'a> Loader<'a> {
         if self.findings.iter().any(|finding| finding.severity == Severity::Error) {
             return Err(RuleError::Findings(self.findings));
         }
+        let answers_dns = self.has_names();
         let sources = self.documents.iter().map(|document| document.source.clone());
         let Variables { bindings, links, used, raw, .. } = self.variables;
         let loaders = loaders(&links);
@@ -390,6 +396,7 @@ impl<'a> Loader<'a> {
             vectors: self.vectors,
             addresses: self.addresses,
             names: self.names,
+            answers_dns,
             loaders,
             world,
         };
