@@ -198,7 +198,7 @@ fn run(arguments: &Arguments, mut target: Target) -> anyhow::Result<()> {
     } else {
         print_text(arguments, &target, &loaded, &explanation)?;
         if let Target::Host { name, .. } = &target {
-            print_host(&compiled, name)?;
+            print_host(&compiled, name, explanation.decision)?;
         }
     }
     Ok(())
@@ -303,9 +303,10 @@ fn print_text(
 }
 
 /// What there is to say about a host besides.
-fn print_host(compiled: &Compiled, name: &str) -> io::Result<()> {
+fn print_host(compiled: &Compiled, name: &str, decision: Decision) -> io::Result<()> {
     let naming = compiled.judge_name(name, &[]);
     let told = match naming.standing {
+        Standing::Named if decision.verdict > verdict::ALLOW => "it is named, with other ports",
         Standing::Named => {
             "its addresses are let in as the agent's answers give them, unless private"
         }

@@ -170,7 +170,9 @@ fn shadowed(loaded: &Loaded, findings: &mut Findings) {
     };
     for rule in entries(loaded).filter(|rule| rule.class & class::DENY == 0) {
         let denies = |deny: &&PathRule| {
-            deny.class & class::DENY != 0 && deny.pattern.surely_covers(&rule.pattern)
+            // What includes say about each other is nobody's mistake who uses them.
+            let is_theirs = is_own(&rule.origin) || is_own(&deny.origin);
+            deny.class & class::DENY != 0 && is_theirs && deny.pattern.surely_covers(&rule.pattern)
         };
         if let Some(deny) = entries(loaded).find(denies) {
             tell(&rule.origin, &deny.origin, findings);
