@@ -58,6 +58,7 @@ pub mod demo;
 mod elsewhere;
 mod events;
 pub mod guard;
+mod host;
 mod lab;
 mod leftovers;
 pub mod network;

@@ -16,6 +16,7 @@ macro_rules! behaviours {
 
 behaviours! {
     addresses,
+    agent,
     arguments,
     automaton,
     changes,
@@ -28,6 +29,7 @@ behaviours! {
     launching,
     lineage,
     machine,
+    metrics,
     names,
     opens,
     processes,

@@ -9,6 +9,7 @@ mod lint;
 mod messages;
 mod packs;
 mod properties;
+mod schema;
 mod sets;
 mod tables;
 mod verdicts;
