@@ -12,7 +12,7 @@ use monitor_common::record::{Record, flags};
 
 use crate::{
     decode::{self, DecodeError},
-    enrich::{Clock, Counters, Delivered, Enricher, Merge, clock},
+    enrich::{Clock, Counters, Delivered, Enricher, Merge, Source, clock},
     event::{Event, PolicyText},
     kernel::Rings,
     launch::Account,
@@ -191,6 +191,11 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         more
     }
 
+    /// Goes on where another process has stopped: what it had recorded of each ring.
+    pub fn go_on(self, (events, violations): (u64, u64)) -> Self {
+        Self { delivered: Delivered { events, violations, ..self.delivered }, ..self }
+    }
+
     /// What came out of the rings so far.
     pub fn delivered(&self) -> Delivered {
         self.delivered
@@ -213,7 +218,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
                 break;
             };
             delivered.violations += 1;
-            answer(&bytes, merge, policies, respond);
+            answer(Source::Violations, &bytes, merge, policies, respond);
         }
         for _ in 0..BATCH {
             if merge.is_full() {
@@ -223,9 +228,9 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
             delivered.events += 1;
             // Allowed by the kernel: only what it judged by a string can still be a violation.
             if decode::flags(&bytes).is_some_and(|bits| bits & flags::ARGUMENT != 0) {
-                answer(&bytes, merge, policies, respond);
+                answer(Source::Events, &bytes, merge, policies, respond);
             } else {
-                merge.push(&bytes);
+                merge.push(Source::Events, &bytes);
             }
         }
         true
@@ -269,6 +274,9 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         if urgent {
             sinks.recording.flush();
             self.flushed = Instant::now();
+            let (events, violations) = self.merge.held();
+            let Delivered { events: all, violations: all_violations, .. } = self.delivered;
+            sinks.audience.flushed(all - events, all_violations - violations);
         }
     }
 
@@ -326,20 +334,21 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
 
 /// Answers a record and puts it, as it was judged in the end, among those that wait.
 fn answer(
+    source: Source,
     bytes: &[u8],
     merge: &mut Merge,
     policies: &HashMap<u32, Arc<Compiled>>,
     respond: &mut impl FnMut(&Record),
 ) {
     // What cannot be decoded is counted when its turn comes.
-    let Ok(decoded) = decode::decode(bytes) else { return merge.push(bytes) };
+    let Ok(decoded) = decode::decode(bytes) else { return merge.push(source, bytes) };
     let policy = policies.get(&decoded.record.policy);
     let Some(judged) = policy.and_then(|policy| argument::rejudge(&decoded, policy)) else {
         respond(&decoded.record);
-        return merge.push(bytes);
+        return merge.push(source, bytes);
     };
     respond(&judged.record);
-    merge.push(&decode::amend(&decoded, &judged.record, judged.position, &judged.path));
+    merge.push(source, &decode::amend(&decoded, &judged.record, judged.position, &judged.path));
 }
 
 /// The kernel's counters as enrichment takes them.

@@ -145,6 +145,11 @@ impl<'a> Host<'a> {
         Ok(text)
     }
 
+    /// The port of `/metrics`.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Sends bytes to the control socket; what comes back before it is closed.
     pub fn send(&self, bytes: &[u8]) -> Result<String> {
         let mut stream = UnixStream::connect(self.socket())?;

@@ -131,6 +131,31 @@ pub fn duckdb() -> Option<PathBuf> {
     }
 }
 
+/// Debian's Prometheus, which the tests have scrape the agent: taken out of its package and not
+/// installed, so that no service begins. `None` where it cannot be had; the tests then say that they
+/// were skipped.
+pub fn prometheus() -> Option<PathBuf> {
+    let folder = workspace::target().join("prometheus");
+    let programs = folder.join("usr/bin");
+    if programs.join("promtool").is_file() {
+        return Some(programs);
+    }
+    say(format!("taking Debian's prometheus apart into {}", folder.display()));
+    let taken = std::fs::create_dir_all(&folder).map_err(anyhow::Error::from).and_then(|()| {
+        run(apt_get().arg("update"))?;
+        run(Command::new("apt-get").args(["download", "prometheus"]).current_dir(&folder))?;
+        let script = "dpkg-deb --extract prometheus_*.deb .";
+        run(Command::new("sh").args(["-c", script]).current_dir(&folder))
+    });
+    match taken {
+        Ok(()) => Some(programs),
+        Err(error) => {
+            say(format!("no Prometheus to test with: {error:#}"));
+            None
+        }
+    }
+}
+
 /// Installs those of these Debian packages that are missing.
 fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages.iter().copied().filter(|name| !installed(name)).collect();

@@ -185,6 +185,9 @@ fn host(results: &mut Results, filter: Option<&str>) -> Result<(String, String)>
     if let Some(folder) = real_servers() {
         command.env("MCP_MONITOR_REAL_SERVERS", folder);
     }
+    if let Some(programs) = setup::prometheus() {
+        command.env("MCP_MONITOR_PROMETHEUS", programs);
+    }
     if let Some(python) = setup::duckdb() {
         command.env("MCP_MONITOR_DUCKDB", python);
     }

@@ -288,6 +288,26 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_documented_with_its_default() {
+        let documentation = include_str!("../../../docs/agent.md");
+        let text = toml::to_string(&Config::default()).unwrap();
+        let (mut section, mut keys) = (String::new(), 0);
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']').to_owned();
+            } else if let Some((key, value)) = line.split_once(" = ") {
+                let row = format!("| `{section}.{key}` | ");
+                let found = documentation.lines().find_map(|line| line.strip_prefix(&row));
+                let default = found.and_then(|rest| rest.split(" | ").next());
+                let default = default.unwrap_or_else(|| panic!("{row} is missing"));
+                assert_eq!(default.trim_matches('`'), value.trim_matches('"'), "{row}");
+                keys += 1;
+            }
+        }
+        assert!(keys >= 15, "{keys}");
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
         let message = message("[control]\nsockt = \"/x\"\n");
         for part in ["agent.toml", "line 2", "sockt", "socket"] {

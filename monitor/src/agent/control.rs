@@ -15,9 +15,12 @@
 use std::{
     convert::Infallible,
     fs, io,
-    os::unix::{
-        fs::{PermissionsExt as _, chown},
-        net::UnixListener,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{PermissionsExt as _, chown},
+            net::UnixListener,
+        },
     },
     pin::Pin,
     sync::Arc,
@@ -97,7 +100,16 @@ pub fn listen(control: &Control) -> anyhow::Result<UnixListener> {
 struct Office {
     asker: Asker,
     follow: broadcast::Sender<Told>,
-    metrics: Arc<Metrics>,
+    scraped: Scraped,
+}
+
+/// What `/metrics` shows.
+#[derive(Clone)]
+pub struct Scraped {
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The kernel programs, looked at when somebody asks.
+    pub programs: Arc<Vec<(String, OwnedFd)>>,
 }
 
 /// Serves both sockets from a thread of its own.
@@ -109,12 +121,12 @@ pub fn start(
     config: &Config,
     asker: Asker,
     follow: broadcast::Sender<Told>,
-    metrics: Arc<Metrics>,
+    scraped: Scraped,
 ) -> anyhow::Result<()> {
-    let office = Office { asker, follow, metrics };
+    let office = Office { asker, follow, scraped };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listen = config.metrics.listen;
-    let scraped = match config.metrics.enabled {
+    let listener_of_metrics = match config.metrics.enabled {
         true => {
             let bound = std::net::TcpListener::bind(listen);
             Some(bound.with_context(|| format!("metrics.listen: cannot listen on {listen}"))?)
@@ -123,8 +135,8 @@ pub fn start(
     };
     let serve = move || {
         runtime.block_on(async move {
-            if let Some(scraped) = scraped {
-                tokio::spawn(report(serve_metrics(scraped, office.metrics.clone())));
+            if let Some(listener) = listener_of_metrics {
+                tokio::spawn(report(serve_metrics(listener, office.scraped.clone())));
             }
             report(serve_control(listener, office)).await;
         });
@@ -140,10 +152,10 @@ async fn report(serving: impl Future<Output = io::Result<()>>) {
     }
 }
 
-async fn serve_metrics(listener: std::net::TcpListener, metrics: Arc<Metrics>) -> io::Result<()> {
+async fn serve_metrics(listener: std::net::TcpListener, scraped: Scraped) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let router = Router::new().route("/metrics", get(scrape)).with_state(metrics);
+    let router = Router::new().route("/metrics", get(scrape)).with_state(scraped);
     let places = Arc::new(Semaphore::new(16));
     loop {
         let place = places.clone().acquire_owned().await;
@@ -387,11 +399,12 @@ fn lines_of(lines: mpsc::Receiver<Arc<str>>, line: Option<Line>) -> Response {
 }
 
 async fn own_metrics(State(office): State<Office>) -> Response {
-    scrape(State(office.metrics)).await
+    scrape(State(office.scraped)).await
 }
 
-async fn scrape(State(metrics): State<Arc<Metrics>>) -> Response {
+async fn scrape(State(Scraped { metrics, programs }): State<Scraped>) -> Response {
     metrics.measure_agent();
+    metrics.count_programs(&programs);
     match metrics.text() {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => Refusal::Failed(error.to_string()).into_response(),

@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::{
     metrics::{Metrics, Series},
     request::Told,
+    state::StateDirectory,
 };
 use crate::{
     event::{Body, Event},
@@ -27,6 +28,8 @@ const TOLD: usize = 256;
 /// See the module.
 pub struct Followers {
     metrics: Arc<Metrics>,
+    state: StateDirectory,
+    read_before: (u64, u64),
     instances: HashMap<u32, Followed>,
     kept: VecDeque<Told>,
     follow: broadcast::Sender<Told>,
@@ -43,9 +46,17 @@ struct Followed {
 
 impl Followers {
     /// Nobody yet.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    /// `read_before` is [`crate::kernel::Kernel::read_before`].
+    pub fn new(metrics: Arc<Metrics>, state: StateDirectory, read_before: (u64, u64)) -> Self {
         let (follow, _) = broadcast::channel(BEHIND);
-        Self { metrics, instances: HashMap::new(), kept: VecDeque::new(), follow }
+        Self {
+            metrics,
+            state,
+            read_before,
+            instances: HashMap::new(),
+            kept: VecDeque::new(),
+            follow,
+        }
     }
 
     /// Where alerts can be followed.
@@ -105,6 +116,11 @@ impl Followers {
 }
 
 impl Audience for Followers {
+    fn flushed(&mut self, events: u64, violations: u64) {
+        let (events_before, violations_before) = self.read_before;
+        self.state.has_recorded(events_before + events, violations_before + violations);
+    }
+
     fn event(&mut self, event: &Event) {
         let told = matches!(event.body, Body::Alert(_) | Body::Agent { .. } | Body::Loss(_));
         match self.instances.get_mut(&event.instance) {

@@ -25,6 +25,7 @@ use anyhow::{Context as _, bail};
 
 use self::{
     config::{Backend, Config},
+    control::Scraped,
     followers::Followers,
     instances::Instance,
     metrics::Metrics,
@@ -67,7 +68,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let state = StateDirectory::beside(&config.control.socket)
         .context("cannot make the directory beside the control socket")?;
     let tags = Rc::new(kernel.take_tags()?);
-    let mut followers = Followers::new(metrics.clone());
+    let mut followers = Followers::new(metrics.clone(), state.clone(), kernel.read_before());
     let adopted = adopt(&mut kernel, &state, &tags, &mut followers)?;
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
@@ -88,6 +89,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let account = Account::of_root()?;
     let sinks = Sinks { recording, terminal, audience: followers, account };
     let mut pipeline = Pipeline::new(kernel.take_rings()?, enricher, sinks);
+    if let Some(recorded) = adopted.recorded {
+        pipeline = pipeline.go_on(recorded);
+    }
     for (policy, compiled) in adopted.compiled {
         pipeline.explain(policy, compiled);
     }
@@ -98,7 +102,8 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     if let Some(blind) = blind {
         metrics.blind.inc_by(blind.as_secs());
     }
-    control::start(listener, config, asker, follow, metrics.clone())?;
+    let scraped = Scraped { metrics: metrics.clone(), programs: Arc::new(kernel.programs()) };
+    control::start(listener, config, asker, follow, scraped)?;
     kernel::give_memory_back();
     // Fails when systemd did not start us.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
@@ -168,6 +173,8 @@ struct Adopted {
     compiled: Vec<(u32, Arc<crate::rules::Compiled>)>,
     next_policy: u32,
     blind: Option<Duration>,
+    /// Records of each ring in the recording of the agent before.
+    recorded: Option<(u64, u64)>,
     messages: Vec<String>,
 }
 
@@ -183,6 +190,7 @@ fn adopt(
         compiled: Vec::new(),
         next_policy: 1,
         blind: None,
+        recorded: None,
         messages: wrong,
     };
     if !kernel.was_taken_over() {
@@ -191,6 +199,7 @@ fn adopt(
         }
         return Ok(adopted);
     }
+    adopted.recorded = state.recorded();
     let now = clock::boot_ns();
     let last = state.last_seen()?;
     adopted.blind = last.map(|last| Duration::from_nanos(now.saturating_sub(last)));

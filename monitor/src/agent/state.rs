@@ -100,6 +100,23 @@ impl StateDirectory {
         }
     }
 
+    /// Says how much of each ring is in the recording: events, violations.
+    pub fn has_recorded(&self, events: u64, violations: u64) {
+        // As above.
+        let _ = fs::write(self.recorded_file(), format!("{events} {violations}"));
+    }
+
+    /// How much of each ring was in the recording of the agent before.
+    pub fn recorded(&self) -> Option<(u64, u64)> {
+        let text = fs::read_to_string(self.recorded_file()).ok()?;
+        let (events, violations) = text.split_once(' ')?;
+        Some((events.parse().ok()?, violations.parse().ok()?))
+    }
+
+    fn recorded_file(&self) -> PathBuf {
+        self.0.with_file_name("recorded")
+    }
+
     fn seen(&self) -> PathBuf {
         self.0.with_file_name("seen")
     }
@@ -115,6 +132,7 @@ impl StateDirectory {
         // Fails when it is not there.
         let _ = fs::remove_dir_all(&self.0);
         let _ = fs::remove_file(self.seen());
+        let _ = fs::remove_file(self.recorded_file());
     }
 
     fn file(&self, instance: u32) -> PathBuf {

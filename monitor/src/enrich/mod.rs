@@ -40,7 +40,7 @@ use crate::{
 pub(crate) use alert::{contact_text, finding_violation, subject};
 pub use clock::Clock;
 pub use loss::{Counters, Delivered, Ledger};
-pub use merge::Merge;
+pub use merge::{Merge, Source};
 pub use table::Table;
 
 /// Makes events of records, in the order in which they are given.

@@ -305,7 +305,11 @@ fn attach_one(ebpf: &mut Ebpf, hook: &Hook, pinned: Option<&Path>) -> Result<(),
         }
         Attach::SockAddr | Attach::Sock => attach_cgroup(program, hook, pinned)?,
     }
-    Ok(())
+    let (Some(directory), Some(program)) = (pinned, ebpf.program_mut(hook.program)) else {
+        return Ok(());
+    };
+    let path = directory.join(format!("{}{}", hook.program, pins::PROGRAM));
+    program.pin(&path).map_err(|error| KernelError::pin(&path, io::Error::other(error)))
 }
 
 fn pin(link: FdLink, hook: &Hook, directory: &Path) -> Result<(), KernelError> {

@@ -11,6 +11,7 @@ mod policies;
 mod proof;
 mod ring;
 mod shared;
+mod statistics;
 mod syscalls;
 mod tags;
 
@@ -20,7 +21,10 @@ use std::{
     fs::OpenOptions,
     io,
     ops::Index,
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -42,6 +46,7 @@ pub use cgroup::mount_point as cgroup2_mount_point;
 pub use error::KernelError;
 pub use policies::Slot;
 pub use ring::{Ring, Rings};
+pub use statistics::Statistics;
 pub use tags::Tags;
 
 use self::{diagnostics::Diagnostics, pins::Pins};
@@ -506,6 +511,16 @@ impl Kernel {
         Ok(counters)
     }
 
+    /// Records of the ring of events, and of the ring of violations, that were produced and read
+    /// before [`Kernel::counters`] began to count: those of the proof.
+    pub fn read_before(&self) -> (u64, u64) {
+        let read = |produced, lost| self.baseline[produced] - self.baseline[lost];
+        (
+            read(counter::EVENTS_PRODUCED, counter::EVENTS_LOST),
+            read(counter::VIOLATIONS_PRODUCED, counter::VIOLATIONS_LOST),
+        )
+    }
+
     fn raw_counters(&self) -> Result<Counters, KernelError> {
         let mut counters = Counters::default();
         for (index, value) in counters.0.iter_mut().enumerate() {
@@ -521,6 +536,11 @@ impl Kernel {
     /// When it has been taken already.
     pub fn take_tags(&mut self) -> Result<Tags, KernelError> {
         self.tags.take().ok_or(KernelError::MissingMap("TAGS"))
+    }
+
+    /// Pinned programs by name, for [`Statistics::of`].
+    pub fn programs(&self) -> Vec<(String, OwnedFd)> {
+        self.pins.as_ref().map_or_else(Vec::new, |pins| pins.programs(self.backend))
     }
 
     /// Tables of the kernel: name, entries in use, room.

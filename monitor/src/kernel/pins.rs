@@ -3,6 +3,7 @@
 //! ```text
 //! DIRECTORY/maps-<layout>/NAME           maps, by what the two sides agree on about their contents
 //! DIRECTORY/links-<backend>-<object>/N   attached programs, by the object that they are from
+//! DIRECTORY/links-.../N_program          the programs themselves, for their statistics
 //! DIRECTORY/unfinished/N                 the same, while not all of them are attached
 //! ```
 //!
@@ -47,8 +48,12 @@ pub const MAPS: &[&str] = &[
 
 /// `f_type` of a BPF file system (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// What the name of a pinned program ends with; without it, it is the name of its link.
+pub const PROGRAM: &str = "_program";
+
 // include/uapi/linux/bpf.h
 const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_LINK_CREATE: libc::c_long = 28;
 
 /// A directory of pins.
@@ -142,6 +147,17 @@ impl Pins {
         Ok(())
     }
 
+    /// The programs of our own object, by name.
+    pub fn programs(&self, backend: Backend) -> Vec<(String, OwnedFd)> {
+        let directory = self.links(backend);
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        let program = |name: String| {
+            let path = directory.join(&name);
+            Some((name.strip_suffix(PROGRAM)?.to_owned(), open(&path).ok()?))
+        };
+        entries.filter_map(|entry| program(entry.file_name().into_string().ok()?)).collect()
+    }
+
     /// Removes everything: programs are detached once nobody else holds them.
     ///
     /// # Errors
@@ -197,7 +213,7 @@ fn mount_bpf(path: &Path) -> io::Result<()> {
     if mounted == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Attributes of BPF_OBJ_PIN.
+/// Attributes of BPF_OBJ_PIN and BPF_OBJ_GET.
 #[repr(C)]
 struct PinAttributes {
     path: u64,
@@ -214,6 +230,15 @@ pub fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let attributes =
         PinAttributes { path: text.as_ptr() as u64, descriptor: link.as_raw_fd() as u32, flags: 0 };
     bpf(BPF_OBJ_PIN, &attributes).map(drop)
+}
+
+/// Opens what is pinned.
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = PinAttributes { path: text.as_ptr() as u64, descriptor: 0, flags: 0 };
+    let descriptor = bpf(BPF_OBJ_GET, &attributes)?;
+    // SAFETY: a descriptor that the call has just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
 }
 
 /// Attributes of BPF_LINK_CREATE for cgroups.

@@ -18,6 +18,7 @@ crate::tests! {
         callers_get_what_is_theirs,
         denials_go_on_without_the_agent,
         agent_that_is_restarted_takes_over,
+        agent_that_is_stopped_loses_nothing,
         rules_are_reloaded_while_servers_run,
         server_dies_with_its_launcher,
         hostile_requests_change_nothing,
@@ -185,6 +186,26 @@ fn agent_that_is_restarted_takes_over(lab: &Lab) -> Result<()> {
     ensure_judged(lab, &mut served)?;
     eventually("the alert is told", || host.said().contains("forbidden"))?;
     ensure!(served.stderr().contains("summary of subject"), "{}", served.stderr());
+    Ok(())
+}
+
+fn agent_that_is_stopped_loses_nothing(lab: &Lab) -> Result<()> {
+    let mut host = fixture(lab)?;
+    let mut served = host.serve(&["--server", "subject"], &script(lab))?;
+    served.wait_for("begun")?;
+    for _ in 0..2 {
+        host.end_by(libc::SIGTERM)?;
+        host.begin()?;
+    }
+    go(lab)?;
+    ensure_judged(lab, &mut served)?;
+    host.end_by(libc::SIGTERM)?;
+    let mut verify = host.command();
+    verify.arg("verify").arg(lab.folder().join("agent"));
+    let verified = verify.arg("--key").arg(lab.key().with_extension("pub")).output()?;
+    let said = String::from_utf8_lossy(&verified.stdout);
+    ensure!(verified.status.success() && said.contains("with a trusted key"), "{verified:?}");
+    ensure!(!said.contains("lost"), "{said}");
     Ok(())
 }
 

@@ -29,6 +29,7 @@ behaviours! {
     launching,
     lineage,
     machine,
+    metrics,
     names,
     opens,
     processes,
