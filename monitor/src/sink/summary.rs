@@ -114,7 +114,9 @@ impl Summary {
             }
             Body::Exec(exec) => self.executed.add(exec.file.path.as_bytes(), 1),
             Body::Connect(contact) | Body::Send(contact) => {
-                self.contacted.add(contact_text(contact).as_bytes(), 1);
+                let text = contact_text(contact);
+                let named = contact.name.as_ref().map(|name| format!("{text} ({name})"));
+                self.contacted.add(named.unwrap_or(text).as_bytes(), 1);
             }
             Body::Unix { .. } => self.contacted.add(subject(&event.body).as_bytes(), 1),
             _ => {}

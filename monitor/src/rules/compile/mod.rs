@@ -117,7 +117,7 @@ pub(super) fn policy(loaded: &Loaded) -> Policy {
             Mode::Enforce => mode::ENFORCE,
         },
         unlisted: loaded.unlisted,
-        names: u8::from(!loaded.names.is_empty()),
+        names: u8::from(loaded.answers_dns),
         ..Policy::EMPTY
     };
     let rulings = loaded.set_verdict.iter().zip(&loaded.set_access);

@@ -155,6 +155,8 @@ pub struct Loaded {
     pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
     pub(in crate::rules) names: Vec<NameRule>,
+    /// The agent answers the server's DNS.
+    pub(in crate::rules) answers_dns: bool,
     pub(in crate::rules) labels: Vec<(PathBuf, Label)>,
     pub(in crate::rules) loaders: Vec<Pattern>,
 }
