@@ -9,7 +9,7 @@ use monitor_common::{
 };
 
 use crate::{
-    emit,
+    breadth, emit,
     instance::{self, Current, Subject},
     kernel_field::{Address, Span, current_task, field, load, load_at, number, offset, read},
     label,
@@ -278,6 +278,7 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) -> 
         labels |= describe_owner(scratch, subject, inode, &entry);
     }
     policy::judge_path(scratch, subject, 0, labels, asked);
+    breadth::judge(scratch, subject);
     Noted::Yes
 }
 
