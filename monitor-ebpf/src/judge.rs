@@ -373,7 +373,9 @@ pub fn change_two(op: u8, old: Place, new: Place) -> i32 {
         scratch.record.op = op;
         describe_inode(scratch, inode);
         let (moved, exchanged) = if op == change::RENAME {
-            (label::of_inode(inode).above, label::of_inode(new.inode()).above)
+            let other = new.inode();
+            scratch.record.flags |= (other != 0) as u32 * flags::REPLACED;
+            (label::of_inode(inode).above, label::of_inode(other).above)
         } else {
             (0, 0)
         };

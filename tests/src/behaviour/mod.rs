@@ -19,6 +19,7 @@ behaviours! {
     arguments,
     automaton,
     changes,
+    detectors,
     disk,
     execs,
     fleet,
