@@ -15,7 +15,7 @@ use anyhow::Result;
 use ed25519_dalek::SigningKey;
 use mcp_monitor::{
     decode::{blank, decode, encode},
-    enrich::{Clock, Enricher, Merge},
+    enrich::{Clock, Enricher, Merge, Source},
     event::Event,
     segment::{Header, Recording, Trust, verify},
     sink::recording::{Destination, RecordingOptions, SegmentWriter},
@@ -151,7 +151,7 @@ fn feed(writer: &mut SegmentWriter, records: &[Vec<u8>]) -> Result<u64> {
     let mut done = 0;
     while done < EVENTS {
         for record in records {
-            merge.push(record);
+            merge.push(Source::Events, record);
         }
         while let Some(record) = merge.drain() {
             enricher.record(&decode(record)?, &mut enriched);

@@ -4,7 +4,9 @@
 //! them, [`enrich`] adds what the record cannot hold, [`respond`] acts, [`sink`]s write.
 //! [`segment`] reads back what they wrote.
 //! [`rules`] feeds both ends: the kernel's policy maps and the explanations of its verdicts.
+//! [`agent`] does this for a whole host.
 
+pub mod agent;
 pub mod cli;
 pub mod collect;
 pub mod decode;

@@ -12,8 +12,8 @@ use monitor_common::record::{Record, flags};
 
 use crate::{
     decode::{self, DecodeError},
-    enrich::{Clock, Counters, Delivered, Enricher, Merge, clock},
-    event::Event,
+    enrich::{Clock, Counters, Delivered, Enricher, Merge, Source, clock},
+    event::{Event, PolicyText},
     kernel::Rings,
     launch::Account,
     names::Answered,
@@ -70,6 +70,7 @@ pub struct Pipeline<W, A> {
     events: Vec<Event>,
     flushed: Instant,
     ticked: Instant,
+    lag_ns: u64,
 }
 
 impl<W: Write, A: Audience> Pipeline<W, A> {
@@ -85,6 +86,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
             events: Vec::with_capacity(EVENTS + EVENTS / 4),
             flushed: Instant::now(),
             ticked: Instant::now(),
+            lag_ns: 0,
         }
     }
 
@@ -98,6 +100,71 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
     pub fn explain(&mut self, policy: u32, compiled: Arc<Compiled>) {
         self.enricher.explain(policy, compiled.clone());
         self.policies.insert(policy, compiled);
+    }
+
+    /// A policy that is known.
+    pub fn policy(&self, policy: u32) -> Option<Arc<Compiled>> {
+        self.policies.get(&policy).cloned()
+    }
+
+    /// What has been asked for by name, and what people should know about it.
+    pub fn names(&mut self, instance: u32, (answered, notes): (Vec<Answered>, Vec<String>)) {
+        self.resolved(instance, answered);
+        for note in notes {
+            self.agent(instance, "names", &note);
+        }
+    }
+
+    /// A policy comes into force: it and its instance's name are in the stream from here on.
+    pub fn begin(&mut self, policy: PolicyText, compiled: Arc<Compiled>) {
+        self.explain(policy.policy, compiled);
+        self.enricher.name(policy.instance, &policy.server);
+        let event = self.enricher.policy("install", policy);
+        self.events.push(event);
+        self.deliver();
+    }
+
+    /// No record under a policy will come any more.
+    pub fn retire(&mut self, policy: PolicyText) {
+        let number = policy.policy;
+        let event = self.enricher.policy("retire", PolicyText { sources: Vec::new(), ..policy });
+        self.events.push(event);
+        self.deliver();
+        self.enricher.retire(number);
+        self.policies.remove(&number);
+    }
+
+    /// Takes everything that is in the rings and passes it on, without waiting for earlier records.
+    pub fn settle(&mut self, respond: &mut impl FnMut(&Record)) {
+        while self.read(respond) {
+            self.pass_on(clock::boot_ns(), respond);
+        }
+        self.pass_on(u64::MAX, respond);
+    }
+
+    /// Events that were lost on the way here.
+    pub fn lost(&self) -> u64 {
+        self.enricher.lost()
+    }
+
+    /// Nothing will be heard of an instance any more.
+    pub fn forget(&mut self, instance: u32) {
+        self.enricher.forget(instance);
+    }
+
+    /// The policies that headers of later segments name.
+    pub fn set_policies(&mut self, policies: Vec<PolicyText>) {
+        self.sinks.recording.set_policies(policies);
+    }
+
+    /// The sinks.
+    pub fn sinks(&mut self) -> &mut Sinks<W, A> {
+        &mut self.sinks
+    }
+
+    /// How old the latest record was when the sinks got it, in ns.
+    pub fn lag_ns(&self) -> u64 {
+        self.lag_ns
     }
 
     /// Something about the agent itself that belongs into the stream.
@@ -124,6 +191,11 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         more
     }
 
+    /// Goes on where another process has stopped: what it had recorded of each ring.
+    pub fn go_on(self, (events, violations): (u64, u64)) -> Self {
+        Self { delivered: Delivered { events, violations, ..self.delivered }, ..self }
+    }
+
     /// What came out of the rings so far.
     pub fn delivered(&self) -> Delivered {
         self.delivered
@@ -146,7 +218,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
                 break;
             };
             delivered.violations += 1;
-            answer(&bytes, merge, policies, respond);
+            answer(Source::Violations, &bytes, merge, policies, respond);
         }
         for _ in 0..BATCH {
             if merge.is_full() {
@@ -156,9 +228,9 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
             delivered.events += 1;
             // Allowed by the kernel: only what it judged by a string can still be a violation.
             if decode::flags(&bytes).is_some_and(|bits| bits & flags::ARGUMENT != 0) {
-                answer(&bytes, merge, policies, respond);
+                answer(Source::Events, &bytes, merge, policies, respond);
             } else {
-                merge.push(&bytes);
+                merge.push(Source::Events, &bytes);
             }
         }
         true
@@ -166,6 +238,9 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
 
     fn pass_on(&mut self, now_ns: u64, respond: &mut impl FnMut(&Record)) {
         while let Some(bytes) = self.merge.pop(now_ns) {
+            if let Some(time_ns) = decode::time_ns(bytes) {
+                self.lag_ns = now_ns.saturating_sub(time_ns);
+            }
             let before = self.events.len();
             match decode::decode(bytes) {
                 Ok(decoded) => self.enricher.record(&decoded, &mut self.events),
@@ -199,6 +274,9 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         if urgent {
             sinks.recording.flush();
             self.flushed = Instant::now();
+            let (events, violations) = self.merge.held();
+            let Delivered { events: all, violations: all_violations, .. } = self.delivered;
+            sinks.audience.flushed(all - events, all_violations - violations);
         }
     }
 
@@ -235,10 +313,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         respond: &mut impl FnMut(&Record),
         counters: impl FnOnce() -> Result<Counters, E>,
     ) -> Result<(Sinks<W, A>, Totals), E> {
-        while self.read(respond) {
-            self.pass_on(clock::boot_ns(), respond);
-        }
-        self.pass_on(u64::MAX, respond);
+        self.settle(respond);
         self.enricher.end(&mut self.events);
         let counters = counters();
         if let Ok(counters) = &counters {
@@ -259,20 +334,21 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
 
 /// Answers a record and puts it, as it was judged in the end, among those that wait.
 fn answer(
+    source: Source,
     bytes: &[u8],
     merge: &mut Merge,
     policies: &HashMap<u32, Arc<Compiled>>,
     respond: &mut impl FnMut(&Record),
 ) {
     // What cannot be decoded is counted when its turn comes.
-    let Ok(decoded) = decode::decode(bytes) else { return merge.push(bytes) };
+    let Ok(decoded) = decode::decode(bytes) else { return merge.push(source, bytes) };
     let policy = policies.get(&decoded.record.policy);
     let Some(judged) = policy.and_then(|policy| argument::rejudge(&decoded, policy)) else {
         respond(&decoded.record);
-        return merge.push(bytes);
+        return merge.push(source, bytes);
     };
     respond(&judged.record);
-    merge.push(&decode::amend(&decoded, &judged.record, judged.position, &judged.path));
+    merge.push(source, &decode::amend(&decoded, &judged.record, judged.position, &judged.path));
 }
 
 /// The kernel's counters as enrichment takes them.

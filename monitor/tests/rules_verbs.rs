@@ -21,7 +21,8 @@ fn text(output: &Output) -> String {
 }
 
 fn server(text: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    // Not a name that package runners write to: it is a home here, too.
+    let folder = tempfile::Builder::new().prefix("rules-").tempdir().unwrap();
     fs::create_dir(folder.path().join("servers")).unwrap();
     let text = format!("schema = 1\nserver = \"s\"\n{text}");
     fs::write(folder.path().join("servers/s.toml"), text).unwrap();
@@ -99,6 +100,100 @@ fn explain_names_the_rule_that_decides() {
     let denied = said("/nowhere/a");
     assert!(denied.starts_with("deny: read /nowhere/a\n"), "{denied}");
     assert!(denied.contains("response.unlisted.read") && denied.contains("s.toml:6"), "{denied}");
+}
+
+#[test]
+fn check_finds_rules_that_decide_too_much_and_is_quiet_about_narrow_ones() {
+    let wide = server("[files]\nread = [\"/**\"]");
+    let output = mcp_monitor(&["check", "--server", "s"], wide.path());
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let said = text(&output);
+    assert!(
+        said.contains("files.read allows the whole disk") && said.contains("s.toml:4"),
+        "{said}"
+    );
+    let narrow = server("[files]\nread = [\"/srv/notes/**\"]");
+    let output = mcp_monitor(&["check", "--server", "s"], narrow.path());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}
+
+#[test]
+fn check_says_that_nothing_uses_matches_yet() {
+    let folder = server("[[match]]\nexe = [\"/usr/bin/node\"]");
+    let said = text(&mcp_monitor(&["check", "--server", "s"], folder.path()));
+    assert!(said.contains("1 matches: no verb of this version"), "{said}");
+    let folder = server("");
+    assert!(!text(&mcp_monitor(&["check", "--server", "s"], folder.path())).contains("matches"));
+}
+
+#[test]
+fn check_prints_the_schema_and_nothing_else() {
+    let folder = server("");
+    let output = mcp_monitor(&["check", "--schema"], folder.path());
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(value["then"]["properties"]["files"].is_object());
+}
+
+#[test]
+fn explain_answers_for_every_class_on_each_backend() {
+    let folder = server(
+        "[files]\nread = [\"/srv/**\"]\nwrite = [\"/srv/out/**\"]\n[exec.arguments]\n\
+         \"/nobin/git\" = [[\"status\", \"...\"]]\n[network]\nconnect = [\"10.0.0.0/8:443\"]\n\
+         listen = [\"127.0.0.1:3000\", \"/run/s.sock\"]\nunix = [\"/run/peer\", \"@peer-*\"]\n\
+         [response]\nunlisted = { read = \"deny\", write = \"deny\", exec = \"deny\", \
+         connect = \"deny\", listen = \"deny\", unix = \"deny\" }",
+    );
+    let ask = |question: &[&str]| {
+        let arguments = [&["explain", "--json", "--server", "s"], question].concat();
+        let output = mcp_monitor(&arguments, folder.path());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    for (question, verdict, line) in [
+        (&["read", "/srv/a"] as &[&str], "allow", 4),
+        (&["read", "/other"], "deny", 13),
+        (&["write", "/srv/out/a"], "allow", 5),
+        (&["write", "/srv/a"], "deny", 13),
+        (&["exec", "/nobin/git", "status", "-s"], "allow", 7),
+        (&["exec", "/nobin/git", "push"], "deny", 7),
+        (&["exec", "/nobin/git"], "deny", 7),
+        (&["exec", "/nobin/other"], "deny", 13),
+        (&["connect", "10.1.2.3:443"], "allow", 9),
+        (&["connect", "10.1.2.3:80"], "deny", 13),
+        (&["listen", "127.0.0.1:3000"], "allow", 10),
+        (&["listen", "/run/s.sock"], "allow", 10),
+        (&["listen", "0.0.0.0:3000"], "deny", 13),
+        (&["unix", "@peer-1"], "allow", 11),
+        (&["unix", "/run/other"], "deny", 13),
+    ] {
+        let said = ask(question);
+        assert_eq!(said["verdict"], verdict, "{question:?}: {said:#}");
+        assert_eq!(said["rule"]["line"], line, "{question:?}: {said:#}");
+        for backend in ["lsm", "tracepoint"] {
+            let effect = said["backends"][backend].as_str().unwrap();
+            assert_eq!(effect == "allowed", verdict == "allow", "{question:?}: {said:#}");
+        }
+    }
+    let wrong = mcp_monitor(&["explain", "--server", "s", "read", "/srv/a", "more"], folder.path());
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
+}
+
+#[test]
+fn explain_tells_scripts_from_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    fs::write(&script, "#!/bin/sh\n").unwrap();
+    let rules = format!(
+        "[exec.arguments]\n{:?} = [[\"...\"]]\n[response]\nunlisted = {{ exec = \"deny\" }}",
+        script.display().to_string()
+    );
+    let folder = server(&rules);
+    let said = text(&mcp_monitor(
+        &["explain", "--server", "s", "exec", script.to_str().unwrap(), "x"],
+        folder.path(),
+    ));
+    assert!(said.starts_with("deny: ") && said.contains("it is a script"), "{said}");
+    assert!(said.contains("lsm: refused") && said.contains("tracepoint: allowed: this"), "{said}");
 }
 
 #[test]

@@ -116,8 +116,7 @@ impl Lab {
     /// A run of `mcp-monitor run`, to be completed and started: see [`Run`]. Names the server and
     /// the rules directory if [`Lab::policy`] has written one, and else runs under the default.
     pub fn run(&self, mode: Mode) -> Run<'_> {
-        self.runs.set(self.runs.get() + 1);
-        let events = self.folder().join(format!("events-{}.jsonl", self.runs.get()));
+        let events = self.folder().join(format!("events-{}.jsonl", self.next_run()));
         Run::new(self, mode, events, self.has_policy.get())
     }
 
@@ -158,6 +157,12 @@ impl Lab {
             (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
             _ => bail!("the kernel's release `{}` has no version", release.trim()),
         }
+    }
+
+    /// A number for the files of another run.
+    pub(crate) fn next_run(&self) -> u32 {
+        self.runs.set(self.runs.get() + 1);
+        self.runs.get()
     }
 
     pub(crate) fn marker(&self) -> &str {

@@ -58,8 +58,10 @@ pub mod demo;
 mod elsewhere;
 mod events;
 pub mod guard;
+mod host;
 mod lab;
 mod leftovers;
+pub mod network;
 mod registry;
 mod run;
 

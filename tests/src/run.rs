@@ -220,12 +220,12 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Waits until something holds; an error that names it after ten seconds.
+/// Waits until something holds; an error that names it when it takes longer than anything honest.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while !holds() {
         if Instant::now() > deadline {
-            bail!("after ten seconds still not: {what}");
+            bail!("after {PATIENCE:?} still not: {what}");
         }
         thread::sleep(Duration::from_millis(10));
     }

@@ -15,7 +15,7 @@ use crate::{build, setup};
 const FLOOD: &str = "300000";
 /// Opens a second of the throttled flood there.
 const RATE: &str = "5000";
-const TIMEOUT: Duration = Duration::from_secs(60 * 60);
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// Where, and what.
 #[derive(Args)]
@@ -66,7 +66,7 @@ fn on_machine(selection: &Selection, programs: &[PathBuf]) -> Result<()> {
         preempt_full: false,
         counted: selection.instructions,
         command: words.chain(selection.only.iter().cloned()).collect(),
-        timeout: TIMEOUT,
+        patience: PATIENCE,
     };
     match boot(&plan, &image, |line| println!("{line}"))? {
         0 => Ok(()),

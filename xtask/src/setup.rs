@@ -16,14 +16,16 @@ use crate::workspace;
 const BPF_PACKAGES: [&str; 4] =
     ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"];
 const LLVM: &str = "/usr/lib/llvm-22";
-/// The kernels of the matrix, and what builds and boots an image with them.
-const MACHINE_PACKAGES: [&str; 6] = [
+/// The kernels of the matrix, what builds and boots an image with them, and the resolver that
+/// tests ask.
+const MACHINE_PACKAGES: [&str; 7] = [
     "qemu-system-x86",
     "linux-image-cloud-amd64",
     "linux-image-6.12-cloud-amd64",
     "e2fsprogs",
     "xz-utils",
     "busybox",
+    "dnsmasq-base",
 ];
 /// The version that `docs/fleet.md` names.
 const DUCKDB: &str = "2.0.0";
@@ -57,7 +59,7 @@ pub fn bpf_compiler() -> Result<Toolchain> {
 /// QEMU, the kernels, and the tools that make their disk image.
 pub fn machines() -> Result<()> {
     if find("apt-get").is_none() {
-        let tools = ["qemu-system-x86_64", "mke2fs", "xz", "busybox"];
+        let tools = ["qemu-system-x86_64", "mke2fs", "xz", "busybox", "dnsmasq"];
         let missing: Vec<_> = tools.into_iter().filter(|tool| find(tool).is_none()).collect();
         if missing.is_empty() {
             return Ok(());
@@ -124,6 +126,30 @@ pub fn duckdb() -> Option<PathBuf> {
         Ok(()) => Some(python),
         Err(error) => {
             say(format!("no DuckDB to test with: {error:#}"));
+            None
+        }
+    }
+}
+
+/// Debian's Prometheus, which the tests have scrape the agent: taken out of its package and not
+/// installed, so that no service begins. `None` where it cannot be had; the tests then say that they
+/// were skipped.
+pub fn prometheus() -> Option<PathBuf> {
+    let folder = workspace::target().join("prometheus");
+    let programs = folder.join("usr/bin");
+    if programs.join("promtool").is_file() {
+        return Some(programs);
+    }
+    say(format!("taking Debian's prometheus apart into {}", folder.display()));
+    let taken = std::fs::create_dir_all(&folder).map_err(anyhow::Error::from).and_then(|()| {
+        run(Command::new("apt-get").args(["download", "prometheus"]).current_dir(&folder))?;
+        let script = "dpkg-deb --extract prometheus_*.deb .";
+        run(Command::new("sh").args(["-c", script]).current_dir(&folder))
+    });
+    match taken {
+        Ok(()) => Some(programs),
+        Err(error) => {
+            say(format!("no Prometheus to test with: {error:#}"));
             None
         }
     }

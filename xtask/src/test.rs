@@ -17,9 +17,9 @@ use crate::machine::{Boot, Kernel, boot, build_image};
 use crate::results::Results;
 use crate::{build, real_server, setup, workspace};
 
-/// A boot is three seconds. The rest is for the tests, most of it for the kernel's verifier: every
-/// run of the monitor loads all programs.
-const MACHINE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// How long a machine may say nothing. Tests run the monitor several times, and every start loads
+/// all programs, which the kernel's verifier takes its time for.
+const MACHINE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Behaviours of the monitor's own process, which preempted hooks change nothing about.
 const NOT_OF_HOOKS: [&str; 4] = ["disk::", "real_server::", "recording::", "running::"];
@@ -52,8 +52,8 @@ impl Selection {
                 command.extend(NOT_OF_HOOKS.map(|file| format!("--skip={file}")));
             }
             command.extend(self.filter.clone());
-            let timeout = MACHINE_TIMEOUT;
-            let boot = Boot { name, kernel, preempt_full, counted: false, command, timeout };
+            let patience = MACHINE_PATIENCE;
+            let boot = Boot { name, kernel, preempt_full, counted: false, command, patience };
             (boot, backend.to_owned())
         };
         let kernels = self.kernel.map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel]);
@@ -157,8 +157,8 @@ pub fn one_command(what: OnMachine) -> Result<()> {
     let OnMachine { kernel, preempt_full, with, command } = what;
     let image = build_image(&[programs()?, with].concat(), real_servers().as_deref())?;
     let name = format!("{kernel}-command");
-    let timeout = MACHINE_TIMEOUT;
-    let plan = Boot { name, kernel, preempt_full, counted: false, command, timeout };
+    let patience = MACHINE_PATIENCE;
+    let plan = Boot { name, kernel, preempt_full, counted: false, command, patience };
     std::process::exit(boot(&plan, &image, |line| println!("{line}"))?);
 }
 
@@ -184,6 +184,9 @@ fn host(results: &mut Results, filter: Option<&str>) -> Result<(String, String)>
     command.args(["--backend", backend]).args(filter).env("RUST_BACKTRACE", "1");
     if let Some(folder) = real_servers() {
         command.env("MCP_MONITOR_REAL_SERVERS", folder);
+    }
+    if let Some(programs) = setup::prometheus() {
+        command.env("MCP_MONITOR_PROMETHEUS", programs);
     }
     if let Some(python) = setup::duckdb() {
         command.env("MCP_MONITOR_DUCKDB", python);

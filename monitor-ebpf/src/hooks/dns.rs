@@ -18,7 +18,7 @@ use monitor_common::{
 
 use crate::{
     hooks::sock_addr::{peer4, peer6},
-    instance::{self, Current},
+    instance::{self, Current, Subject},
     maps::{INSTANCES, REDIRECTED},
 };
 
@@ -162,6 +162,19 @@ fn meant(address: *mut bpf_sock_addr, from: &Peer) -> Option<Peer> {
 #[inline(always)]
 fn resolver() -> Option<u16> {
     let Current::Tagged(subject) = instance::current_without_signal() else { return None };
+    resolver_of(&subject)
+}
+
+/// Whether a send goes to the agent. On an IPv6 socket that is connected to an IPv4 address each
+/// send passes the hook again, with the address that the connect was given by us.
+#[inline(always)]
+pub fn is_to_agent(subject: &Subject, peer: &Peer) -> bool {
+    let loopback = words(peer.address) == LOOPBACK_MAPPED || words(peer.address) == LOOPBACK_V6;
+    loopback && peer.port != 0 && resolver_of(subject) == Some(peer.port)
+}
+
+#[inline(always)]
+fn resolver_of(subject: &Subject) -> Option<u16> {
     if subject.policy.names == 0 {
         return None;
     }

@@ -3,7 +3,7 @@
 mod bpf;
 pub mod bprm_check_security;
 pub mod control;
-mod dns;
+pub mod dns;
 mod file_open;
 mod file_receive;
 mod file_truncate;

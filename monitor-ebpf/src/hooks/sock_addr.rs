@@ -8,6 +8,7 @@ use monitor_common::{
 };
 
 use crate::{
+    hooks::dns,
     instance::{self, Current},
     judge,
     network::{self, AF_INET, AF_INET6},
@@ -76,12 +77,13 @@ pub fn peer6(address: *mut bpf_sock_addr) -> Peer {
 
 /// 1 lets the call pass, 0 refuses it with EPERM.
 #[inline(always)]
-fn judge_peer(kind: u8, peer: Peer) -> i32 {
+fn judge_peer(event: u8, peer: Peer) -> i32 {
     match instance::current_without_signal() {
         Current::Untagged => 1,
         Current::Outlaw => 0,
+        Current::Tagged(subject) if event == kind::SEND && dns::is_to_agent(&subject, &peer) => 1,
         Current::Tagged(subject) => {
-            let refuse = judge::run(&subject, kind, Means::RefuseOnly, |scratch, subject| {
+            let refuse = judge::run(&subject, event, Means::RefuseOnly, |scratch, subject| {
                 network::judge_peer(scratch, subject, peer, network::TO_PEER);
             });
             !refuse as i32

@@ -35,6 +35,9 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print the JSON Schema of rule files, for editors, and check nothing
+    #[arg(long)]
+    schema: bool,
 }
 
 struct Report {
@@ -53,6 +56,10 @@ pub fn main(arguments: &Arguments) -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<u8> {
+    if arguments.schema {
+        writeln!(io::stdout(), "{:#}", rules::schema())?;
+        return Ok(0);
+    }
     let search = arguments.rules.search()?;
     let bindings = arguments.rules.bindings()?;
     let mut names = Vec::new();

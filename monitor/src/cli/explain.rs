@@ -28,19 +28,22 @@ use crate::{
     event::World,
     kernel::Backend,
     replay::last_policy,
-    rules::{self, Compiled, Explanation, Loaded, RuleRef, Subject, resolved_path},
+    rules::{
+        self, Compiled, Explanation, Loaded, RuleRef, Standing, Subject, is_host_name,
+        resolved_path,
+    },
 };
 
 /// Says which rule decides about one access.
 ///
 /// Examples: explain --server github read ~/.ssh/id_rsa; explain exec /usr/bin/git clone URL;
-/// explain connect 10.0.0.1:443/tcp; explain unix @/tmp/.X11-unix/X0
+/// explain connect api.github.com:443; explain connect 10.0.0.1:53/udp; explain unix @/tmp/.X11-unix/X0
 #[derive(Args)]
 pub struct Arguments {
     /// What is asked
     #[arg(value_name = "ACCESS")]
     access: Access,
-    /// A path, an address with its port (/tcp unless /udp), or @NAME of an abstract socket
+    /// A path, an address or host with its port (/tcp unless /udp), or @NAME of an abstract socket
     #[arg(value_name = "TARGET")]
     target: OsString,
     /// The arguments of a program, behind all options
@@ -87,6 +90,7 @@ impl Access {
 enum Target {
     Path(Vec<u8>),
     Address { address: [u8; 16], port: u16, protocol: u8 },
+    Host { name: String, port: u16, protocol: u8 },
 }
 
 /// Runs the verb.
@@ -111,8 +115,8 @@ fn target(access: Access, text: &OsStr) -> anyhow::Result<Target> {
     let bytes = text.as_bytes();
     let is_path = bytes.starts_with(b"/") || bytes.starts_with(b"@") || bytes.starts_with(b".");
     match access {
-        Access::Connect => address(text),
-        Access::Listen if !is_path => address(text),
+        Access::Connect => address(access, text),
+        Access::Listen if !is_path => address(access, text),
         _ if bytes.starts_with(b"@") && matches!(access, Access::Unix | Access::Listen) => {
             Ok(Target::Path(bytes.to_vec()))
         }
@@ -134,14 +138,26 @@ fn place_in(path: &[u8], world: Option<&World>) -> anyhow::Result<Vec<u8>> {
     Ok(resolved_path(&path, world))
 }
 
-fn address(text: &OsStr) -> anyhow::Result<Target> {
-    let hint = "write an address with its port, such as 10.0.0.1:443 or [::1]:53/udp";
+fn address(access: Access, text: &OsStr) -> anyhow::Result<Target> {
+    let hint = match access {
+        Access::Connect => {
+            "write an address or a host with its port, such as 10.0.0.1:443, [::1]:53/udp or \
+             api.github.com:443"
+        }
+        _ => "write an address with its port, such as 10.0.0.1:443 or [::1]:53/udp",
+    };
     let text = text.to_str().context(hint)?;
     let (place, protocol) = match text.rsplit_once('/') {
         Some((place, "udp")) => (place, protocol::UDP),
         Some((place, "tcp")) => (place, protocol::TCP),
         _ => (text, protocol::TCP),
     };
+    if let (Access::Connect, Some((name, port))) = (access, place.rsplit_once(':'))
+        && is_host_name(name)
+    {
+        let port = port.parse().with_context(|| format!("{text:?}: {hint}"))?;
+        return Ok(Target::Host { name: name.to_owned(), port, protocol });
+    }
     let socket: SocketAddr = place.parse().with_context(|| format!("{text:?}: {hint}"))?;
     let address = match socket.ip() {
         IpAddr::V4(v4) => mapped_v4(u32::from(v4)),
@@ -172,12 +188,18 @@ fn run(arguments: &Arguments, mut target: Target) -> anyhow::Result<()> {
         Target::Address { address, port, protocol } => {
             (Subject::Address { address: *address, port: *port, protocol: *protocol }, 0)
         }
+        Target::Host { name, port, protocol } => {
+            (Subject::Host { name, port: Some((*port, *protocol)) }, 0)
+        }
     };
     let explanation = compiled.explain(subject, labels, arguments.access.bit());
     if arguments.json {
         print_json(arguments, &target, &loaded, &compiled, &explanation)?;
     } else {
         print_text(arguments, &target, &loaded, &explanation)?;
+        if let Target::Host { name, .. } = &target {
+            print_host(&compiled, name)?;
+        }
     }
     Ok(())
 }
@@ -225,7 +247,9 @@ fn load(arguments: &Arguments) -> anyhow::Result<(Loaded, Option<World>)> {
 fn shown(arguments: &Arguments, target: &Target) -> String {
     match target {
         Target::Path(path) => path.escape_ascii().to_string(),
-        Target::Address { .. } => arguments.target.as_bytes().escape_ascii().to_string(),
+        Target::Address { .. } | Target::Host { .. } => {
+            arguments.target.as_bytes().escape_ascii().to_string()
+        }
     }
 }
 
@@ -276,6 +300,20 @@ fn print_text(
         writeln!(out, "  {backend}: {}", outcome(*backend, explanation.decision, script))?;
     }
     Ok(())
+}
+
+/// What there is to say about a host besides.
+fn print_host(compiled: &Compiled, name: &str) -> io::Result<()> {
+    let naming = compiled.judge_name(name, &[]);
+    let told = match naming.standing {
+        _ if !compiled.names_hosts() => "no rule names a host: its address decides",
+        Standing::Named => {
+            "its addresses are let in as the agent's answers give them, unless private"
+        }
+        _ if compiled.refuses_unnamed() => "the question for its address is refused",
+        _ => "no rule names it: its address decides",
+    };
+    writeln!(io::stdout(), "  {told}")
 }
 
 fn print_json(

@@ -1,5 +1,7 @@
 //! The command line: arguments in, exit code out. Each verb is a module of its own.
 
+mod agent;
+mod ask;
 mod check;
 mod collect;
 mod explain;
@@ -37,12 +39,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Agent(agent::Arguments),
+    Alerts(ask::AlertsArguments),
     Check(check::Arguments),
     Collect(collect::Arguments),
     Explain(explain::Arguments),
+    Reload(ask::ReloadArguments),
     Replay(replay::Arguments),
     Report(report::Arguments),
     Run(run::Arguments),
+    Status(ask::StatusArguments),
+    Stop(ask::StopArguments),
     Verify(verify::Arguments),
 }
 
@@ -50,7 +57,7 @@ enum Verb {
 fn finish(outcome: anyhow::Result<u8>) -> ExitCode {
     ExitCode::from(outcome.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "mcp-monitor: {}", describe(&error));
-        exit::DATA
+        ask::code_of(&error)
     }))
 }
 
@@ -75,12 +82,17 @@ fn describe(error: &anyhow::Error) -> String {
 /// Parses the arguments and runs the verb.
 pub fn main() -> ExitCode {
     match Arguments::parse().verb {
+        Verb::Agent(arguments) => agent::main(&arguments),
+        Verb::Alerts(arguments) => ask::alerts(&arguments),
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Collect(arguments) => collect::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
+        Verb::Reload(arguments) => ask::reload(&arguments),
         Verb::Replay(arguments) => replay::main(&arguments),
         Verb::Report(arguments) => report::main(&arguments),
         Verb::Run(arguments) => run::main(&arguments),
+        Verb::Status(arguments) => ask::status(&arguments),
+        Verb::Stop(arguments) => ask::stop(&arguments),
         Verb::Verify(arguments) => verify::main(&arguments),
     }
 }

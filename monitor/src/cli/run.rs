@@ -3,6 +3,7 @@
 //! What can fail without the server is done first: rules, privileges, kernel programs, the
 //! recording. Only then a process is made. Whatever fails, nothing of it stays behind.
 
+mod by_agent;
 mod watch;
 
 use std::{
@@ -24,7 +25,7 @@ use super::rule_options::is_directory;
 use crate::{
     enrich::{Clock, Enricher},
     event::{PolicyText, Privacy, Veil},
-    kernel::{Backend, Kernel, KernelError, Options},
+    kernel::{self, Backend, Kernel, KernelError, Options},
     launch::{
         self, Account, Cgroup, Ended, Environment, LaunchError, Program, Server, Tree,
         signals::Signals,
@@ -83,6 +84,8 @@ pub struct Arguments {
     /// Print what the kernel programs log about their own faults
     #[arg(long)]
     diagnostics: bool,
+    #[command(flatten)]
+    agent: super::ask::Agent,
     /// The server's command
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -118,6 +121,9 @@ fn say(text: &str) {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<u8> {
+    if !nix::unistd::geteuid().is_root() {
+        return run_by_agent(arguments);
+    }
     let account = Account::of_caller()?;
     let (loaded, compiled) = load_rules(arguments, &account)?;
     check_privileges()?;
@@ -139,7 +145,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let policy = veil.policy(loaded.text(POLICY, instance));
     let recording = open_recording(arguments, &account, policy, &kernel, options, key)?;
     let slot = kernel.install(POLICY, &compiled)?;
-    label(&mut kernel, &compiled)?;
+    kernel.label_all(&compiled.labels)?;
     let compiled = Arc::new(compiled);
     let names = compiled
         .names_hosts()
@@ -151,7 +157,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let is_root = account.is_root();
     let (rings, tags) = (kernel.take_rings()?, kernel.take_tags()?);
     let tree = Tree::new(cgroup, Box::new(move || tags.members(instance)));
-    give_memory_back();
+    kernel::give_memory_back();
     let environment =
         Environment::new(std::env::vars_os(), &loaded.pass, loaded.mode == Mode::Enforce);
     let program = Program {
@@ -184,11 +190,18 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         .watch(is_root)
 }
 
-/// What compiling rules and loading kernel programs took and freed goes back to the kernel: the C
-/// library would keep most of it for as long as we run, and so would the processes we fork.
-fn give_memory_back() {
-    // SAFETY: malloc_trim has no preconditions.
-    unsafe { libc::malloc_trim(0) };
+/// Without the rights to load programs, the agent has to.
+fn run_by_agent(arguments: &Arguments) -> anyhow::Result<u8> {
+    for (given, option) in [
+        (arguments.rules.is_some(), "--rules"),
+        (arguments.events.is_some(), "--events"),
+        (arguments.diagnostics, "--diagnostics"),
+    ] {
+        if given {
+            bail!("{option} is for root: the agent's rules and recording are the host's");
+        }
+    }
+    by_agent::run(arguments, &arguments.agent.socket()?)
 }
 
 fn load_rules(arguments: &Arguments, account: &Account) -> anyhow::Result<(Loaded, Compiled)> {
@@ -238,7 +251,8 @@ fn load_kernel(arguments: &Arguments, mode: Mode) -> anyhow::Result<Kernel> {
         BackendArgument::Lsm => Some(Backend::Lsm),
         BackendArgument::Tracepoint => Some(Backend::Tracepoint),
     };
-    let kernel = Kernel::load(&Options { backend, diagnostics: arguments.diagnostics })?;
+    let kernel =
+        Kernel::load(&Options { backend, diagnostics: arguments.diagnostics, pins: None })?;
     if let Some(reason) = kernel.passed_over() {
         say(&format!("using the tracepoint backend, because {reason}"));
     }
@@ -289,21 +303,6 @@ fn default_recording(account: &Account, server: &str, instance: u32) -> Destinat
         directory: state.join("mcp-monitor"),
         stream: format!("{server}-{instance}"),
     }
-}
-
-/// Labels what the sets name. A file that is gone by now needs no label.
-fn label(kernel: &mut Kernel, compiled: &Compiled) -> anyhow::Result<()> {
-    for (path, label) in &compiled.labels {
-        match kernel.label(path, *label) {
-            Err(KernelError::Label { source, .. }) if is_gone(&source) => {}
-            labelled => labelled?,
-        }
-    }
-    Ok(())
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn start(

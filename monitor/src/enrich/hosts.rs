@@ -5,7 +5,7 @@
 //! that it refused before the answer was in force carries none. So the event alone tells a replay
 //! what was decided.
 
-use std::collections::HashMap;
+use std::{cmp::Reverse, collections::HashMap};
 
 use monitor_common::{
     network::{canonical, protocol},
@@ -29,7 +29,8 @@ struct Host {
     name: String,
     /// A rule names it.
     is_named: bool,
-    /// When the last answer with it ceases to hold, CLOCK_BOOTTIME, ns.
+    /// When the last answer with it was given, and when it ceases to hold, CLOCK_BOOTTIME, ns.
+    since_ns: u64,
     until_ns: u64,
 }
 
@@ -39,15 +40,14 @@ impl Hosts {
         let until_ns = names::holds_until(resolve.ttl, now_ns);
         for address in &resolve.addresses {
             let known = self.by_address.entry(canonical(*address)).or_default();
-            match known.iter().position(|host| host.name == resolve.name) {
-                Some(at) => {
-                    // The latest stands last.
-                    let mut host = known.remove(at);
-                    host.until_ns = host.until_ns.max(until_ns);
-                    known.push(Host { is_named, ..host });
+            match known.iter_mut().find(|host| host.name == resolve.name) {
+                Some(host) => {
+                    let until_ns = host.until_ns.max(until_ns);
+                    (host.is_named, host.since_ns, host.until_ns) = (is_named, now_ns, until_ns);
                 }
                 None => {
-                    known.push(Host { name: resolve.name.clone(), is_named, until_ns });
+                    let name = resolve.name.clone();
+                    known.push(Host { name, is_named, since_ns: now_ns, until_ns });
                     self.pairs += 1;
                 }
             }
@@ -78,9 +78,14 @@ impl Hosts {
         let classes = |host: &Host| {
             policy.classify_host(&host.name, peer.address, peer.port, protocol::of(peer))
         };
-        let agreed = known.iter().rev().filter(|host| classes(host) & !record.classes == 0);
-        // The first of several equal ones: the latest.
-        agreed.min_by_key(|host| classes(host) == 0).map(|host| host.name.clone())
+        let agreed = known.iter().filter(|host| classes(host) & !record.classes == 0);
+        // The one that let it through, and of several the latest. Records wait for a moment, and
+        // others may have been asked for since.
+        let rank = |host: &&Host| {
+            let is_later = host.since_ns > record.time_ns;
+            (classes(host) == 0, is_later, Reverse(host.since_ns))
+        };
+        agreed.min_by_key(rank).map(|host| host.name.clone())
     }
 }
 
@@ -120,7 +125,7 @@ mod tests {
 
     fn contact(address: u32, port: u16, classes: u32) -> Record {
         let peer = Peer { address: mapped_v4(address), port, protocol: 6, ..Peer::default() };
-        Record { peer, classes, ..blank(kind::CONNECT) }
+        Record { peer, classes, time_ns: 3, ..blank(kind::CONNECT) }
     }
 
     fn host(hosts: &Hosts, port: u16, classes: u32) -> Option<String> {
@@ -130,10 +135,11 @@ mod tests {
     #[test]
     fn a_contact_carries_the_name_by_which_it_was_let_through() {
         let mut hosts = Hosts::default();
-        hosts.learn(&answer("a.example", 1), true, 0);
-        hosts.learn(&answer("other.test", 1), false, 0);
+        hosts.learn(&answer("a.example", 1), true, 1);
+        hosts.learn(&answer("other.test", 1), false, 2);
+        hosts.learn(&answer("later.test", 1), false, 4);
         assert_eq!(host(&hosts, 443, class::CONNECT).as_deref(), Some("a.example"));
-        assert_eq!(host(&hosts, 80, 0).as_deref(), Some("other.test"), "the latest");
+        assert_eq!(host(&hosts, 80, 0).as_deref(), Some("other.test"), "the latest before it");
         assert_eq!(hosts.of(&contact(2, 443, class::CONNECT), &Example), None);
     }
 

@@ -19,10 +19,21 @@ const HELD_BYTES_MAX: usize = 4 << 20;
 const FREE_MAX: usize = 1024;
 const FREE_BYTES_MAX: usize = 1024;
 
+/// The ring that a record came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Ordinary events.
+    Events,
+    /// Violations.
+    Violations,
+}
+
 /// Holds records and gives them out by time.
 #[derive(Default)]
 pub struct Merge {
     held: BinaryHeap<Reverse<Held>>,
+    /// Of these, those of the ring of violations.
+    violations: usize,
     bytes: usize,
     arrived: u64,
     free: Vec<Vec<u8>>,
@@ -30,6 +41,7 @@ pub struct Merge {
 }
 
 struct Held {
+    source: Source,
     time_ns: u64,
     arrived: u64,
     bytes: Vec<u8>,
@@ -37,14 +49,15 @@ struct Held {
 
 impl Merge {
     /// Takes a record. Bytes too short to have a time come out at once.
-    pub fn push(&mut self, record: &[u8]) {
+    pub fn push(&mut self, source: Source, record: &[u8]) {
         let mut bytes = self.free.pop().unwrap_or_default();
         bytes.clear();
         bytes.extend_from_slice(record);
         self.arrived += 1;
         self.bytes += bytes.len();
         let time_ns = decode::time_ns(record).unwrap_or(0);
-        self.held.push(Reverse(Held { time_ns, arrived: self.arrived, bytes }));
+        self.violations += usize::from(source == Source::Violations);
+        self.held.push(Reverse(Held { source, time_ns, arrived: self.arrived, bytes }));
     }
 
     /// The earliest record, once it is old enough at `now_ns` (CLOCK_BOOTTIME).
@@ -55,6 +68,7 @@ impl Merge {
         }
         let Reverse(first) = self.held.pop()?;
         self.bytes -= first.bytes.len();
+        self.violations -= usize::from(first.source == Source::Violations);
         let used = std::mem::replace(&mut self.out, first.bytes);
         if self.free.len() < FREE_MAX && used.capacity() <= FREE_BYTES_MAX {
             self.free.push(used);
@@ -70,6 +84,11 @@ impl Merge {
     /// Whether records should be taken out before more are put in.
     pub fn is_full(&self) -> bool {
         self.held.len() >= HELD_MAX || self.bytes >= HELD_BYTES_MAX
+    }
+
+    /// Records held of each ring: events, violations.
+    pub fn held(&self) -> (u64, u64) {
+        ((self.len() - self.violations) as u64, self.violations as u64)
     }
 
     /// Records held.
@@ -130,7 +149,7 @@ mod tests {
     fn records_of_two_rings_come_out_by_time() {
         let mut merge = Merge::default();
         for time_ns in [10, 30, 50, 20, 40] {
-            merge.push(&at(time_ns));
+            merge.push(Source::Events, &at(time_ns));
         }
         assert_eq!(times(&mut merge, DELAY_NS + 40), [10, 20, 30, 40]);
         assert_eq!(merge.len(), 1);
@@ -141,11 +160,13 @@ mod tests {
     #[test]
     fn a_young_record_waits_and_an_equal_one_keeps_its_place() {
         let mut merge = Merge::default();
-        merge.push(&at(7));
+        merge.push(Source::Violations, &at(7));
+        assert_eq!(merge.held(), (0, 1));
         assert!(merge.pop(DELAY_NS + 6).is_none());
         assert!(merge.pop(DELAY_NS + 7).is_some());
-        merge.push(&[1]);
-        merge.push(&[2]);
+        merge.push(Source::Events, &[1]);
+        assert_eq!(merge.held(), (1, 0));
+        merge.push(Source::Events, &[2]);
         assert_eq!(merge.pop(DELAY_NS), Some([1].as_slice()));
         assert_eq!(merge.pop(DELAY_NS), Some([2].as_slice()));
     }
@@ -155,7 +176,7 @@ mod tests {
         for record in [at(1_000), [at(1_000).as_slice(), &[0; 30_000]].concat()] {
             let mut merge = Merge::default();
             for _ in 0..HELD_MAX + 10 {
-                merge.push(&record);
+                merge.push(Source::Events, &record);
                 merge.pop(0);
             }
             assert!(merge.len() <= HELD_MAX && merge.bytes <= HELD_BYTES_MAX);

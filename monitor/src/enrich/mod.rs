@@ -40,7 +40,7 @@ use crate::{
 pub(crate) use alert::{contact_text, finding_violation, subject};
 pub use clock::Clock;
 pub use loss::{Counters, Delivered, Ledger};
-pub use merge::Merge;
+pub use merge::{Merge, Source};
 pub use table::Table;
 
 /// Makes events of records, in the order in which they are given.
@@ -87,6 +87,11 @@ impl Enricher {
     /// Gives an instance the name that people know its server by.
     pub fn name(&mut self, instance: u32, server: &str) {
         self.servers.insert(instance, server.into());
+    }
+
+    /// Forgets an instance of which nothing will be heard any more.
+    pub fn forget(&mut self, instance: u32) {
+        self.servers.remove(&instance);
     }
 
     /// Lets verdicts of policy number `policy` be explained. Numbers are never used again, and
@@ -144,8 +149,7 @@ impl Enricher {
 
     /// A question for a host that the agent has answered, and the alerts that it leads to.
     pub fn resolve(&mut self, instance: u32, answered: Answered, out: &mut Vec<Event>) {
-        let Answered { resolve, naming, mode } = answered;
-        let boot_ns = clock::boot_ns();
+        let Answered { resolve, naming, mode, boot_ns } = answered;
         self.tick(boot_ns, out);
         let violation = self.naming_violation(&resolve, &naming, mode);
         if violation.as_ref().is_none_or(|violation| violation.enforced == Enforced::None) {
@@ -252,6 +256,11 @@ impl Enricher {
         for alert in self.alerts.finish(now_ns) {
             out.push(self.number(alert));
         }
+    }
+
+    /// Events that were lost so far.
+    pub fn lost(&self) -> u64 {
+        self.ledger.total()
     }
 
     /// Loss events for what was lost since the last call.

@@ -1,6 +1,6 @@
 //! What can go wrong between us and the kernel.
 
-use std::io;
+use std::{io, path::Path};
 
 use aya::{maps::MapError, programs::ProgramError};
 
@@ -96,6 +96,20 @@ pub enum KernelError {
     /// A path that the kernel could not classify.
     #[error("the kernel cannot classify a path of {0} bytes under this policy")]
     Classify(usize),
+    /// Something could not be pinned.
+    #[error("{path}: cannot keep kernel programs there: {source}")]
+    Pin {
+        /// The path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Programs of another version are at work.
+    #[error(
+        "{0}: kernel programs of another version are at work there, which this one cannot take over: \
+         end them and their servers with `mcp-monitor agent --detach-all`"
+    )]
+    OtherLayout(String),
     /// The proof could not be carried out.
     #[error("cannot prove that the kernel programs work: {0}")]
     Proof(#[source] io::Error),
@@ -114,6 +128,11 @@ fn hint(backend: Backend) -> &'static str {
 }
 
 impl KernelError {
+    /// Something could not be pinned at `path`.
+    pub(super) fn pin(path: &Path, source: io::Error) -> Self {
+        Self::Pin { path: path.display().to_string(), source }
+    }
+
     /// A refused program.
     #[expect(clippy::needless_pass_by_value, reason = "what `map_err` hands over")]
     pub(super) fn program(name: &'static str, error: ProgramError) -> Self {

@@ -2,7 +2,10 @@
 
 use std::{
     cmp::Reverse,
-    fs, panic,
+    fs, io,
+    os::fd::AsFd as _,
+    panic,
+    path::Path,
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -12,11 +15,12 @@ use aya::{
     maps::ProgramArray,
     programs::{
         BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, Program, ProgramError,
+        links::FdLink,
     },
 };
 use monitor_common::syscall;
 
-use super::{Backend, KernelError, btf, cgroup};
+use super::{Backend, KernelError, btf, cgroup, pins};
 
 /// The kernel's active security modules, where securityfs is mounted.
 const LSM_LIST: &str = "/sys/kernel/security/lsm";
@@ -151,44 +155,55 @@ fn dentry_at(btf: &btf::Btf<'_>) -> Option<u32> {
     btf.parameter("bpf_lsm_inode_setattr", "dentry")
 }
 
-/// Loads and attaches the programs of a backend; names of the hooks, in order.
+/// The hooks of a backend on this kernel.
+fn of(backend: Backend, layouts: &btf::Btf<'_>) -> Vec<&'static Hook> {
+    let on_backend = |hook: &&Hook| hook.backend.is_none_or(|wanted| wanted == backend);
+    let in_kernel = |hook: &&Hook| hook.only_if.is_none_or(|holds| holds(layouts));
+    HOOKS.iter().filter(on_backend).filter(in_kernel).collect()
+}
+
+/// Names of the hooks of a backend on this kernel, for headers.
+pub fn names(backend: Backend, layouts: &btf::Btf<'_>) -> Vec<String> {
+    let name = |hook: &Hook| match hook.attach {
+        Attach::Lsm(name) => Some(format!("lsm/{name}")),
+        Attach::BtfTracepoint(name) => Some(format!("tp_btf/{name}")),
+        Attach::SockAddr | Attach::Sock => Some(format!("cgroup/{}", hook.program)),
+        Attach::Handler(_) => None,
+    };
+    of(backend, layouts).into_iter().filter_map(name).collect()
+}
+
+/// Loads and attaches the programs of a backend; their links are pinned in `pinned`, where that is
+/// given.
 ///
 /// # Errors
 /// Names the program and the kernel's own reason. What was attached so far is detached when `ebpf`
-/// is dropped.
+/// is dropped, unless it was pinned.
 pub fn attach(
     ebpf: &mut Ebpf,
     backend: Backend,
     layouts: &btf::Btf<'_>,
     types: &Btf,
-) -> Result<Vec<String>, KernelError> {
-    let on_backend = |hook: &&Hook| hook.backend.is_none_or(|wanted| wanted == backend);
-    let in_kernel = |hook: &&Hook| hook.only_if.is_none_or(|holds| holds(layouts));
-    let hooks: Vec<&Hook> = HOOKS.iter().filter(on_backend).filter(in_kernel).collect();
+    pinned: Option<&Path>,
+) -> Result<(), KernelError> {
+    let hooks = of(backend, layouts);
     load(ebpf, &hooks, types)?;
-    let mut attached = Vec::new();
-    for hook in hooks {
-        attach_one(ebpf, hook)?;
-        attached.extend(match hook.attach {
-            Attach::Lsm(name) => Some(format!("lsm/{name}")),
-            Attach::BtfTracepoint(name) => Some(format!("tp_btf/{name}")),
-            Attach::SockAddr | Attach::Sock => Some(format!("cgroup/{}", hook.program)),
-            Attach::Handler(_) => None,
-        });
-    }
-    Ok(attached)
+    hooks.into_iter().try_for_each(|hook| attach_one(ebpf, hook, pinned))
 }
 
 /// Loads and attaches the programs that send DNS to the agent; names of their hooks.
 ///
 /// # Errors
 /// As [`attach`].
-pub fn attach_dns(ebpf: &mut Ebpf) -> Result<Vec<String>, KernelError> {
+pub fn attach_dns(ebpf: &mut Ebpf, pinned: Option<&Path>) -> Result<Vec<String>, KernelError> {
     let attach = |(name, program): &(&'static str, &'static str)| {
+        if pinned.is_some_and(|directory| directory.join(program).exists()) {
+            return Ok(format!("cgroup/{name}"));
+        }
         let failed = |error| KernelError::program(program, error);
         let found = ebpf.program_mut(program).ok_or(KernelError::MissingProgram(program))?;
         <&mut CgroupSockAddr>::try_from(found).and_then(CgroupSockAddr::load).map_err(failed)?;
-        attach_one(ebpf, &both(program, Attach::SockAddr))?;
+        attach_one(ebpf, &both(program, Attach::SockAddr), pinned)?;
         Ok(format!("cgroup/{name}"))
     };
     DNS.iter().map(attach).collect()
@@ -260,20 +275,26 @@ fn load_one(hook: &Hook, program: &mut Program, types: &Btf) -> Result<(), Progr
     }
 }
 
-fn attach_one(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), KernelError> {
+fn attach_one(ebpf: &mut Ebpf, hook: &Hook, pinned: Option<&Path>) -> Result<(), KernelError> {
     let failed = |error| KernelError::program(hook.program, error);
     let program =
         ebpf.program_mut(hook.program).ok_or(KernelError::MissingProgram(hook.program))?;
-    // With links this mode means no flags, and a link never excludes others.
-    let mode = CgroupAttachMode::Single;
     match hook.attach {
         Attach::Lsm(_) => {
             let program: &mut Lsm = program.try_into().map_err(failed)?;
-            program.attach().map_err(failed)?;
+            let link = program.attach().map_err(failed)?;
+            if let Some(directory) = pinned {
+                let link: FdLink = program.take_link(link).map_err(failed)?.into();
+                pin(link, hook, directory)?;
+            }
         }
         Attach::BtfTracepoint(_) => {
             let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-            program.attach().map_err(failed)?;
+            let link = program.attach().map_err(failed)?;
+            if let Some(directory) = pinned {
+                let link: FdLink = program.take_link(link).map_err(failed)?.into();
+                pin(link, hook, directory)?;
+            }
         }
         Attach::Handler(position) => {
             let program =
@@ -282,16 +303,74 @@ fn attach_one(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), KernelError> {
             let mut handlers: ProgramArray<_> = map.try_into().map_err(KernelError::Map)?;
             handlers.set(position, &program, 0).map_err(KernelError::Map)?;
         }
-        Attach::SockAddr => {
-            let program: &mut CgroupSockAddr = program.try_into().map_err(failed)?;
-            program.attach(cgroup::root()?, mode).map_err(failed)?;
-        }
-        Attach::Sock => {
-            let program: &mut CgroupSock = program.try_into().map_err(failed)?;
-            program.attach(cgroup::root()?, mode).map_err(failed)?;
-        }
+        Attach::SockAddr | Attach::Sock => attach_cgroup(program, hook, pinned)?,
     }
-    Ok(())
+    let (Some(directory), Some(program)) = (pinned, ebpf.program_mut(hook.program)) else {
+        return Ok(());
+    };
+    let path = directory.join(format!("{}{}", hook.program, pins::PROGRAM));
+    program.pin(&path).map_err(|error| KernelError::pin(&path, io::Error::other(error)))
+}
+
+fn pin(link: FdLink, hook: &Hook, directory: &Path) -> Result<(), KernelError> {
+    let path = directory.join(hook.program);
+    let error = |error: aya::pin::PinError| KernelError::pin(&path, io::Error::other(error));
+    link.pin(&path).map(drop).map_err(error)
+}
+
+fn attach_cgroup(
+    program: &mut Program,
+    hook: &Hook,
+    pinned: Option<&Path>,
+) -> Result<(), KernelError> {
+    let failed = |error| KernelError::program(hook.program, error);
+    let root = cgroup::root()?;
+    // With links this mode means no flags, and a link never excludes others.
+    let mode = CgroupAttachMode::Single;
+    let fd = program.fd().map_err(failed)?.try_clone().map_err(|error| failed(error.into()))?;
+    match (pinned, program) {
+        (Some(directory), _) => {
+            let path = directory.join(hook.program);
+            let attach_type = attach_type(hook.program);
+            pins::link_cgroup(fd.as_fd(), root.as_fd(), attach_type)
+                .and_then(|link| pins::pin(link.as_fd(), &path))
+                .map_err(|error| KernelError::pin(&path, error))
+        }
+        (None, Program::CgroupSockAddr(program)) => {
+            program.attach(root, mode).map(drop).map_err(failed)
+        }
+        (None, Program::CgroupSock(program)) => {
+            program.attach(root, mode).map(drop).map_err(failed)
+        }
+        (None, _) => Err(KernelError::MissingProgram(hook.program)),
+    }
+}
+
+// `enum bpf_attach_type`.
+const BPF_CGROUP_INET_SOCK_CREATE: u32 = 2;
+const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+const BPF_CGROUP_INET6_CONNECT: u32 = 11;
+const BPF_CGROUP_UDP4_SENDMSG: u32 = 14;
+const BPF_CGROUP_UDP6_SENDMSG: u32 = 15;
+
+const BPF_CGROUP_UDP4_RECVMSG: u32 = 19;
+const BPF_CGROUP_UDP6_RECVMSG: u32 = 20;
+const BPF_CGROUP_INET4_GETPEERNAME: u32 = 29;
+const BPF_CGROUP_INET6_GETPEERNAME: u32 = 30;
+
+/// `enum bpf_attach_type` of include/uapi/linux/bpf.h by the names that our programs have there.
+fn attach_type(program: &str) -> u32 {
+    match program.trim_start_matches("dns_") {
+        "connect4" => BPF_CGROUP_INET4_CONNECT,
+        "connect6" => BPF_CGROUP_INET6_CONNECT,
+        "sendmsg4" => BPF_CGROUP_UDP4_SENDMSG,
+        "sendmsg6" => BPF_CGROUP_UDP6_SENDMSG,
+        "recvmsg4" => BPF_CGROUP_UDP4_RECVMSG,
+        "recvmsg6" => BPF_CGROUP_UDP6_RECVMSG,
+        "getpeername4" => BPF_CGROUP_INET4_GETPEERNAME,
+        "getpeername6" => BPF_CGROUP_INET6_GETPEERNAME,
+        _ => BPF_CGROUP_INET_SOCK_CREATE,
+    }
 }
 
 /// Programs that userspace runs itself.

@@ -6,10 +6,12 @@ mod cgroup;
 mod diagnostics;
 mod error;
 mod hooks;
+pub mod pins;
 mod policies;
 mod proof;
 mod ring;
 mod shared;
+mod statistics;
 mod syscalls;
 mod tags;
 
@@ -19,18 +21,21 @@ use std::{
     fs::OpenOptions,
     io,
     ops::Index,
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use aya::{
     Ebpf, EbpfLoader, Endianness,
-    maps::{PerCpuArray, RingBuf},
+    maps::{Array, MapData, PerCpuArray, RingBuf},
     programs::{RawTracePointRunOptions, TestRun},
 };
 use monitor_common::{
-    limits::SCRATCH_SLOTS,
+    limits::{self, SCRATCH_SLOTS},
     network::AddressRules,
     offsets::{ABSENT, Offsets},
     policy::{Label, tag_flags},
@@ -41,9 +46,10 @@ pub use cgroup::mount_point as cgroup2_mount_point;
 pub use error::KernelError;
 pub use policies::Slot;
 pub use ring::{Ring, Rings};
+pub use statistics::Statistics;
 pub use tags::Tags;
 
-use self::diagnostics::Diagnostics;
+use self::{diagnostics::Diagnostics, pins::Pins};
 use crate::rules::Compiled;
 
 /// The kernel programs.
@@ -81,12 +87,15 @@ impl FromStr for Backend {
 }
 
 /// How to load.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The backend, or `None` for the best that works.
     pub backend: Option<Backend>,
     /// Whether the kernel programs log to standard error what goes wrong in them.
     pub diagnostics: bool,
+    /// Where programs and maps are pinned, so that they outlive this process. What is pinned there
+    /// already is taken over.
+    pub pins: Option<PathBuf>,
 }
 
 /// The kernel programs at work.
@@ -95,9 +104,10 @@ pub struct Kernel {
     backend: Backend,
     hooks: Vec<String>,
     policies: policies::Policies,
-    counters: PerCpuArray<aya::maps::MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
     rings: Option<Rings>,
     tags: Option<Tags>,
+    tags_in_use: Array<MapData, u64>,
     diagnostics: Option<Diagnostics>,
     /// Counters after the proof, which are not the user's.
     baseline: Counters,
@@ -105,6 +115,9 @@ pub struct Kernel {
     above: HashSet<(PathBuf, u32)>,
     /// Why the better backend was passed over.
     passed_over: Option<String>,
+    pins: Option<Pins>,
+    /// Whether the maps were there before us.
+    taken_over: bool,
 }
 
 /// The kernel's counters, see [`counter`].
@@ -120,10 +133,10 @@ impl Index<u32> for Counters {
 }
 
 impl Kernel {
-    /// Loads, attaches and proves a backend.
+    /// Loads, attaches and proves a backend, or takes over what is pinned.
     ///
     /// # Errors
-    /// When the kernel refuses; nothing stays attached.
+    /// When the kernel refuses; nothing of ours stays attached.
     pub fn load(options: &Options) -> Result<Self, KernelError> {
         // SAFETY: geteuid has no preconditions.
         if unsafe { libc::geteuid() } != 0 {
@@ -136,29 +149,59 @@ impl Kernel {
         let layouts = btf::Btf::parse(&data).ok_or(KernelError::BtfMalformed)?;
         let offsets = offsets(&layouts)?;
         loader.override_global("OFFSETS", &offsets, true);
-        let mut kernel = Self::of_object(loader, options)?;
-        let types = aya::Btf::parse(&data, Endianness::default())
+        let pins = options.pins.as_deref().map(Pins::open).transpose()?;
+        let mut kernel = Self::of_object(loader, options, pins)?;
+        let started = kernel.start_best(options, &data, &layouts);
+        if let (Err(_), Some(pins), false) = (&started, &kernel.pins, kernel.taken_over) {
+            // Fails only for what the next start removes.
+            let _ = pins.remove_all();
+        }
+        started.map(|()| kernel)
+    }
+
+    /// Starts the backend that is wanted, or the best that works.
+    fn start_best(
+        &mut self,
+        options: &Options,
+        data: &[u8],
+        layouts: &btf::Btf<'_>,
+    ) -> Result<(), KernelError> {
+        let types = aya::Btf::parse(data, Endianness::default())
             .map_err(|error| KernelError::Types(error.to_string()))?;
         match options.backend {
-            Some(backend) => kernel.start(backend, &layouts, &types)?,
+            Some(backend) => self.start(backend, layouts, &types)?,
+            None if self.is_at_work(Backend::Lsm) => self.start(Backend::Lsm, layouts, &types)?,
+            None if self.is_at_work(Backend::Tracepoint) => {
+                self.start(Backend::Tracepoint, layouts, &types)?;
+            }
             None => {
-                if let Err(error) = kernel.start(Backend::Lsm, &layouts, &types) {
-                    hooks::unload(&mut kernel.ebpf);
-                    kernel.start(Backend::Tracepoint, &layouts, &types)?;
-                    kernel.passed_over = Some(error.to_string());
+                if let Err(error) = self.start(Backend::Lsm, layouts, &types) {
+                    hooks::unload(&mut self.ebpf);
+                    self.start(Backend::Tracepoint, layouts, &types)?;
+                    self.passed_over = Some(error.to_string());
                 }
             }
         }
-        Ok(kernel)
+        Ok(())
     }
 
     /// The object's maps, with no program at work yet.
-    fn of_object(loader: EbpfLoader<'_>, options: &Options) -> Result<Self, KernelError> {
+    fn of_object(
+        loader: EbpfLoader<'_>,
+        options: &Options,
+        pins: Option<Pins>,
+    ) -> Result<Self, KernelError> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::Cgroup(error))? as u32;
         let level = if options.diagnostics { diagnostics::ALL } else { diagnostics::OFF };
         let slots = SCRATCH_SLOTS.max(2 * cpus);
         // It borrows these two, and so must not outlive them.
         let mut loader = loader;
+        let taken_over = pins.as_ref().is_some_and(Pins::has_links);
+        if let Some(maps) = pins.as_ref().map(Pins::maps) {
+            for name in pins::MAPS {
+                loader.map_pin_path(name, maps.join(name));
+            }
+        }
         let mut ebpf = loader
             .override_global(aya_log::LEVEL, &level, true)
             .override_global("SLOTS", &slots, true)
@@ -178,12 +221,22 @@ impl Kernel {
             }),
             diagnostics: options.diagnostics.then(|| Diagnostics::of(&mut ebpf)).transpose()?,
             tags: Some(Tags(tags)),
+            tags_in_use: policies::take(&mut ebpf, "TAG_COUNT")?
+                .try_into()
+                .map_err(KernelError::Map)?,
             baseline: Counters::default(),
             hooks: Vec::new(),
             above: HashSet::new(),
             passed_over: None,
+            pins,
+            taken_over,
             ebpf,
         })
+    }
+
+    /// Whether our own programs of a backend are attached already.
+    fn is_at_work(&self, backend: Backend) -> bool {
+        self.pins.as_ref().is_some_and(|pins| pins.are_attached(backend))
     }
 
     /// Loads, attaches and proves the programs of a backend.
@@ -197,8 +250,22 @@ impl Kernel {
             hooks::check_lsm_list()?;
         }
         self.backend = backend;
+        self.hooks = hooks::names(backend, layouts);
         hooks::load_controls(&mut self.ebpf)?;
-        self.hooks = hooks::attach(&mut self.ebpf, backend, layouts, types)?;
+        match self.pins.clone() {
+            None => hooks::attach(&mut self.ebpf, backend, layouts, types, None)?,
+            Some(_) if self.is_at_work(backend) => return Ok(()),
+            Some(pins) => {
+                let links = pins.new_links()?;
+                let attached = hooks::attach(&mut self.ebpf, backend, layouts, types, Some(&links));
+                attached.inspect_err(|_| pins.discard())?;
+                pins.attached(backend)?;
+            }
+        }
+        if self.taken_over {
+            // What is in the rings and counters is of servers that run.
+            return Ok(());
+        }
         proof::run(self)?;
         self.forget_proof()
     }
@@ -222,6 +289,11 @@ impl Kernel {
         &self.hooks
     }
 
+    /// Whether programs of ours, or of an earlier version, were at work before.
+    pub fn was_taken_over(&self) -> bool {
+        self.taken_over
+    }
+
     /// Why the lsm backend was passed over, when the choice was ours.
     pub fn passed_over(&self) -> Option<&str> {
         self.passed_over.as_deref()
@@ -241,6 +313,33 @@ impl Kernel {
         self.policies.install(id, &parts)
     }
 
+    /// Goes on with a policy that an earlier process has installed and bound: `position` is where
+    /// its instance stands. `None` when what the kernel holds there is not what `compiled` says.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn adopt(
+        &mut self,
+        instance: u32,
+        position: u32,
+        compiled: &Compiled,
+    ) -> Result<Option<Slot>, KernelError> {
+        self.policies.adopt(instance, position, compiled)
+    }
+
+    /// Forgets what earlier processes have left in the maps and nobody has adopted.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn sweep(&mut self) -> Result<(), KernelError> {
+        self.policies.sweep()
+    }
+
+    /// Where an instance stands in the kernel's table, for [`Kernel::adopt`].
+    pub fn position(&self, instance: u32) -> Option<u32> {
+        self.policies.position(instance)
+    }
+
     /// Puts an installed policy in force for an instance, by one store; also replaces.
     ///
     /// # Errors
@@ -254,7 +353,8 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub fn attach_dns(&mut self) -> Result<(), KernelError> {
-        for hook in hooks::attach_dns(&mut self.ebpf)? {
+        let pinned = self.pins.as_ref().map(|pins| pins.links(self.backend));
+        for hook in hooks::attach_dns(&mut self.ebpf, pinned.as_deref())? {
             if !self.hooks.contains(&hook) {
                 self.hooks.push(hook);
             }
@@ -323,6 +423,20 @@ impl Kernel {
         for directory in path.ancestors().skip(1) {
             if self.above.insert((directory.to_owned(), above)) {
                 self.label_one(directory, Label { above, ..Label::default() })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Labels what the sets name. A file that is gone by now needs no label.
+    ///
+    /// # Errors
+    /// As [`Kernel::label`].
+    pub fn label_all(&mut self, labels: &[(PathBuf, Label)]) -> Result<(), KernelError> {
+        for (path, label) in labels {
+            match self.label(path, *label) {
+                Err(KernelError::Label { source, .. }) if is_gone(&source) => {}
+                labelled => labelled?,
             }
         }
         Ok(())
@@ -397,6 +511,16 @@ impl Kernel {
         Ok(counters)
     }
 
+    /// Records of the ring of events, and of the ring of violations, that were produced and read
+    /// before [`Kernel::counters`] began to count: those of the proof.
+    pub fn read_before(&self) -> (u64, u64) {
+        let read = |produced, lost| self.baseline[produced] - self.baseline[lost];
+        (
+            read(counter::EVENTS_PRODUCED, counter::EVENTS_LOST),
+            read(counter::VIOLATIONS_PRODUCED, counter::VIOLATIONS_LOST),
+        )
+    }
+
     fn raw_counters(&self) -> Result<Counters, KernelError> {
         let mut counters = Counters::default();
         for (index, value) in counters.0.iter_mut().enumerate() {
@@ -414,6 +538,19 @@ impl Kernel {
         self.tags.take().ok_or(KernelError::MissingMap("TAGS"))
     }
 
+    /// Pinned programs by name, for [`Statistics::of`].
+    pub fn programs(&self) -> Vec<(String, OwnedFd)> {
+        self.pins.as_ref().map_or_else(Vec::new, |pins| pins.programs(self.backend))
+    }
+
+    /// Tables of the kernel: name, entries in use, room.
+    pub fn usage(&self) -> Vec<(&'static str, u64, u64)> {
+        let tags = self.tags_in_use.get(&0, 0).unwrap_or(0);
+        let mut usage = self.policies.usage().to_vec();
+        usage.push(("tags", tags, u64::from(limits::TAGS_MAX)));
+        usage
+    }
+
     /// Writes to standard error what the kernel programs have logged.
     pub fn flush_diagnostics(&mut self) {
         if let Some(diagnostics) = &mut self.diagnostics {
@@ -428,6 +565,17 @@ impl Kernel {
     pub fn take_rings(&mut self) -> Result<Rings, KernelError> {
         self.rings.take().ok_or(KernelError::MissingMap("EVENTS"))
     }
+}
+
+/// What compiling rules and loading kernel programs took and freed goes back to the kernel: the C
+/// library would keep most of it for as long as we run, and so would the processes we fork.
+pub fn give_memory_back() {
+    // SAFETY: malloc_trim has no preconditions.
+    unsafe { libc::malloc_trim(0) };
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<Ring, KernelError> {

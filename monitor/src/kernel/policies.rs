@@ -1,7 +1,10 @@
 //! Policies in the maps: room for their tables, shared by content, and the one store that puts a
 //! policy in force.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::Ordering,
+};
 
 use aya::{
     Ebpf,
@@ -15,10 +18,10 @@ use monitor_common::{
 };
 
 use super::{KernelError, shared::Shared};
-use crate::rules::Automaton;
+use crate::rules::{Automaton, Compiled};
 
-/// A policy in the maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A policy in the maps; none by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slot(u32);
 
 impl Slot {
@@ -96,8 +99,7 @@ impl Policies {
             reads: take(ebpf, "READS")?.try_into().map_err(KernelError::Map)?,
             rows,
             instances,
-            // Row 0 stays empty: a table there would look absent.
-            free_rows: vec![(1, ROWS_MAX - 1)],
+            free_rows: between(&[]),
             free_classes: (0..CLASS_TABLES_MAX).rev().collect(),
             free_slots: (1..POLICIES_MAX).rev().collect(),
             free_instances: (0..INSTANCES_MAX).rev().collect(),
@@ -170,6 +172,85 @@ impl Policies {
         Ok(place)
     }
 
+    /// Goes on with the policy that is bound at `position`, whose tables must be those of `compiled`.
+    /// [`Policies::sweep`] makes what is between the adopted ones free again.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn adopt(
+        &mut self,
+        instance: u32,
+        position: u32,
+        compiled: &Compiled,
+    ) -> Result<Option<Slot>, KernelError> {
+        let slot = self.instances.word(position, POLICY_WORD).load(Ordering::Acquire);
+        if slot == 0 || slot >= POLICIES_MAX || position >= INSTANCES_MAX {
+            return Ok(None);
+        }
+        let policy = self.policies.get(&slot, 0).map_err(KernelError::Map)?;
+        let arguments = (&policy.arguments, &compiled.arguments);
+        let tables = || policy.tables.iter().zip(&compiled.tables).chain([arguments]);
+        let same = |(place, table): (&TableRef, &Automaton)| match table.rows.len() {
+            0 => place.base == 0,
+            _ => place.base != 0 && self.rows.holds(place.base, &table.rows),
+        };
+        if !tables().all(same) {
+            return Ok(None);
+        }
+        let id = policy.id;
+        let mut installed = Installed { id, digests: Vec::new(), keys: HashSet::new() };
+        for (place, table) in tables().filter(|(place, _)| place.base != 0) {
+            let rows = table.rows.len() as u32;
+            let known = Table { place: *place, rows, users: 0 };
+            self.tables.entry(table.digest).or_insert(known).users += 1;
+            installed.digests.push(table.digest);
+        }
+        for (bits, address, _) in &compiled.addresses {
+            installed.keys.insert((TABLE_BITS + u32::from(*bits), *address));
+        }
+        self.installed.insert(slot, installed);
+        self.positions.insert(instance, position);
+        Ok(Some(Slot(slot)))
+    }
+
+    /// Makes everything free that no adopted policy or instance uses.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn sweep(&mut self) -> Result<(), KernelError> {
+        let (positions, slots): (HashSet<u32>, HashSet<u32>) =
+            (self.positions.values().copied().collect(), self.installed.keys().copied().collect());
+        self.free_instances =
+            (0..INSTANCES_MAX).rev().filter(|at| !positions.contains(at)).collect();
+        for &position in &self.free_instances {
+            self.instances.store(position, POLICY_WORD, 0);
+        }
+        self.free_slots = (1..POLICIES_MAX).rev().filter(|slot| !slots.contains(slot)).collect();
+        let classes: HashSet<u32> = self.tables.values().map(|table| table.place.classes).collect();
+        self.free_classes =
+            (0..CLASS_TABLES_MAX).rev().filter(|class| !classes.contains(class)).collect();
+        let mut taken: Vec<(u32, u32)> =
+            self.tables.values().map(|table| (table.place.base, table.rows)).collect();
+        taken.sort_unstable();
+        self.free_rows = between(&taken);
+        // Addresses that names had led to are not adopted: their names are asked for again.
+        let adopted: HashSet<(u32, u32, [u8; 16])> = self
+            .installed
+            .values()
+            .flat_map(|policy| {
+                policy.keys.iter().map(|(bits, address)| (policy.id, *bits, *address))
+            })
+            .collect();
+        let keys: Vec<_> = self.addresses.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            let AddressKey { table, address } = key.data();
+            if !adopted.contains(&(table, key.prefix_len(), address)) {
+                self.addresses.remove(&key).map_err(KernelError::Map)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts a policy in force for an instance by one store; the instance's first policy makes it
     /// known to the kernel.
     ///
@@ -191,6 +272,24 @@ impl Policies {
         };
         self.instances.store(position, POLICY_WORD, slot.0);
         Ok(position)
+    }
+
+    /// Tables: name, entries in use, room.
+    pub fn usage(&self) -> [(&'static str, u64, u64); 4] {
+        let free_rows: u32 = self.free_rows.iter().map(|(_, length)| length).sum();
+        let used = |room: u32, free: usize| (u64::from(room) - free as u64, u64::from(room));
+        let (instances, policies, classes, rows) = (
+            used(INSTANCES_MAX, self.free_instances.len()),
+            used(POLICIES_MAX - 1, self.free_slots.len()),
+            used(CLASS_TABLES_MAX, self.free_classes.len()),
+            used(ROWS_MAX - 1, free_rows as usize),
+        );
+        [
+            ("instances", instances.0, instances.1),
+            ("policies", policies.0, policies.1),
+            ("byte_classes", classes.0, classes.1),
+            ("rows", rows.0, rows.1),
+        ]
     }
 
     /// Replaces the rules of one address of an installed policy; `None` leaves it to the prefix
@@ -292,6 +391,20 @@ impl Policies {
     }
 }
 
+/// Rows that are free between those that are taken, which are in order. Row 0 stays empty: a table
+/// there would look absent.
+fn between(taken: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let mut free = Vec::new();
+    let mut at = 1;
+    for &(start, length) in taken.iter().chain([&(ROWS_MAX, 0)]) {
+        if start > at {
+            free.push((at, start - at));
+        }
+        at = at.max(start + length);
+    }
+    free
+}
+
 /// Takes a map out of the object.
 pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or(KernelError::MissingMap(name))
@@ -301,5 +414,18 @@ fn array_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Ker
     match ebpf.map(name) {
         Some(Map::Array(data)) => Ok(data),
         _ => Err(KernelError::MissingMap(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_between_tables_are_free() {
+        assert_eq!(between(&[]), [(1, ROWS_MAX - 1)]);
+        let taken = [(1, 9), (10, 5), (20, 10)];
+        assert_eq!(between(&taken), [(15, 5), (30, ROWS_MAX - 30)]);
+        assert_eq!(between(&[(1, ROWS_MAX - 1)]), []);
     }
 }

@@ -65,6 +65,22 @@ impl<T: Pod> Shared<T> {
         }
     }
 
+    /// Whether the elements at `at` and the following positions have these very bytes.
+    pub fn holds(&self, at: u32, elements: &[T]) -> bool {
+        let at = at as usize;
+        if at.checked_add(elements.len()).is_none_or(|end| end > self.elements) {
+            return false;
+        }
+        let bytes = size_of_val(elements);
+        // SAFETY: both ranges are live and of that size; `Pod` types are plain bytes, and nobody
+        // writes to tables in use.
+        unsafe {
+            let own = self.memory.as_ptr().add(at).cast::<u8>();
+            std::slice::from_raw_parts(own, bytes)
+                == std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), bytes)
+        }
+    }
+
     /// The 32-bit word number `word` of the element at `at`.
     pub fn word(&self, at: u32, word: usize) -> &AtomicU32 {
         let at = at as usize;

@@ -8,6 +8,11 @@ use monitor_common::policy::Tag;
 pub struct Tags(pub(super) HashMap<MapData, u32, Tag>);
 
 impl Tags {
+    /// Whether a thread group is tagged.
+    pub fn contains(&self, tgid: u32) -> bool {
+        self.0.get(&tgid, 0).is_ok()
+    }
+
     /// Thread groups of an instance that are alive.
     pub fn members(&self, instance: u32) -> Vec<u32> {
         // A table that changes while it is read may show an entry twice or end early; whoever

@@ -70,6 +70,16 @@ impl Account {
         }
     }
 
+    /// Root's own account, whoever has started us.
+    ///
+    /// # Errors
+    /// When root has no entry in passwd.
+    pub fn of_root() -> Result<Self, AccountError> {
+        let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+        let Entry { name, home } = look_up(uid)?;
+        Ok(Self { uid, gid, groups: Vec::new(), name, home, drop: false })
+    }
+
     /// The server will be root.
     pub fn is_root(&self) -> bool {
         self.uid.is_root()
@@ -146,6 +156,20 @@ fn groups_of(name: &str, gid: Gid) -> Vec<Gid> {
     groups
 }
 
+/// The number of a group.
+pub fn group_number(name: &str) -> Option<u32> {
+    let entry = |text: &[u8]| {
+        text.split(|&byte| byte == b'\n').find_map(|line| {
+            let mut fields = line.split(|&byte| byte == b':');
+            let same = fields.next() == Some(name.as_bytes());
+            let number = fields.nth(1)?;
+            same.then(|| str::from_utf8(number).ok()?.parse().ok()).flatten()
+        })
+    };
+    entry(&fs::read("/etc/group").unwrap_or_default())
+        .or_else(|| entry(&ask("/usr/bin/getent", &["group", name])?))
+}
+
 /// Groups that name a user as a member.
 fn memberships(group: &[u8], user: &str) -> Vec<Gid> {
     let groups = group.split(|&byte| byte == b'\n').filter_map(|line| {
@@ -215,6 +239,13 @@ mod tests {
         let group = b"root:x:0:\naudio:x:29:bob,ann\nvideo:x:44:anna\nbad\nplugdev:x:46:ann\n";
         assert_eq!(memberships(group, "ann"), [29, 46].map(Gid::from_raw));
         assert_eq!(memberships(group, "nobody"), []);
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        assert_eq!(group_number("root"), Some(0));
+        assert_eq!(group_number("roo"), None);
+        assert_eq!(group_number(""), None);
     }
 
     #[test]

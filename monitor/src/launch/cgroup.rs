@@ -105,13 +105,26 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The directory that holds every instance's cgroup.
+///
+/// # Errors
+/// When there is no cgroup2 file system.
+pub fn parent() -> Result<PathBuf, CgroupError> {
+    Ok(mount_point()?.join(PARENT))
+}
+
 /// Whether this process is in the cgroup of an instance.
 pub fn is_inside_an_instance() -> bool {
+    is_process_inside_an_instance(Pid::this())
+}
+
+/// Whether a process is in the cgroup of an instance.
+pub fn is_process_inside_an_instance(pid: Pid) -> bool {
     let inside = |line: &str| {
         line.strip_prefix("0::/")
             .is_some_and(|path| path.split_once('/').is_some_and(|(first, _)| first == PARENT))
     };
-    fs::read_to_string("/proc/self/cgroup").is_ok_and(|text| text.lines().any(inside))
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.lines().any(inside))
 }
 
 /// An instance's cgroup. Dropping it removes the directory if nothing is inside.
@@ -128,7 +141,7 @@ impl Cgroup {
     /// Makes the cgroup of a new instance. `number` proposes instance numbers; one whose
     /// directory exists already is passed over.
     pub fn create(mut number: impl FnMut() -> u32) -> Result<(u32, Self), CgroupError> {
-        let parent = mount_point()?.join(PARENT);
+        let parent = parent()?;
         for _ in 0..64 {
             let instance = number();
             let path = parent.join(instance.to_string());
@@ -141,7 +154,11 @@ impl Cgroup {
         Err(CgroupError::Taken(parent))
     }
 
-    fn open(path: &Path) -> Result<Self, CgroupError> {
+    /// A cgroup that is there.
+    ///
+    /// # Errors
+    /// When it is not, or cannot be used.
+    pub fn open(path: &Path) -> Result<Self, CgroupError> {
         let opened = || -> Result<Self, CgroupError> {
             let writable = |name| {
                 let file = path.join(name);
@@ -235,9 +252,7 @@ impl Cgroup {
 
     /// Whether a process is inside, or in a cgroup made beneath.
     pub fn contains(&self, tgid: Pid) -> bool {
-        let name = self.path.file_name().unwrap_or_default();
-        fs::read_to_string(format!("/proc/{tgid}/cgroup"))
-            .is_ok_and(|text| text.lines().any(|line| is_within(line, name)))
+        has_named_member(self.path.file_name().unwrap_or_default(), tgid)
     }
 
     /// Removes the directory, which must be empty of processes.
@@ -258,6 +273,16 @@ fn is_within(line: &str, instance: &OsStr) -> bool {
     let Some(path) = line.strip_prefix("0::/") else { return false };
     let mut components = path.split('/');
     components.next() == Some(PARENT) && components.next().map(OsStr::new) == Some(instance)
+}
+
+/// Whether a process is in the cgroup of an instance, or in one made beneath it.
+pub fn has_member(instance: u32, tgid: Pid) -> bool {
+    has_named_member(OsStr::new(&instance.to_string()), tgid)
+}
+
+fn has_named_member(instance: &OsStr, tgid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{tgid}/cgroup"))
+        .is_ok_and(|text| text.lines().any(|line| is_within(line, instance)))
 }
 
 /// Makes `path` and, where missing, its parent.

@@ -15,7 +15,7 @@ pub mod signals;
 mod tree;
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs::File,
     io::{self, Read as _, Write as _},
     os::fd::OwnedFd,
@@ -32,7 +32,7 @@ pub use self::{
     account::Account,
     cgroup::Cgroup,
     environment::Environment,
-    server::{Ended, Server},
+    server::{Ended, Root, Server},
     tree::{Tagged, Tree},
 };
 use self::{child::Step, guard::Guard};
@@ -141,14 +141,11 @@ pub fn start<E>(
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let command = program.command;
-    let plan = child::Plan::new(program)?;
     let guard = Guard::start(&tree).map_err(system("start the guard process"))?;
-    let mut waiting = Waiting::fork(&plan)?;
+    let waiting = Waiting::fork(program)?;
     tree.cgroup().add(waiting.pid)?;
     watch(waiting.pid).map_err(|error| LaunchError::Watch(error.into()))?;
-    waiting.let_go(command.first().map_or(OsStr::new(""), OsString::as_os_str))?;
-    Ok(Server::new(waiting.into_running(), guard, tree))
+    Ok(Server::new(waiting.let_go()?, guard, tree))
 }
 
 /// Replaces the monitor's own standard input and output by `null` once the server has them: the
@@ -160,15 +157,21 @@ pub fn let_go_of_streams(null: &File) -> Result<(), LaunchError> {
 }
 
 /// The child before it executes. Dropped, it is killed and waited for.
-struct Waiting {
+pub struct Waiting {
     pid: Pid,
+    command: OsString,
     go: Option<File>,
     report: File,
     running: bool,
 }
 
 impl Waiting {
-    fn fork(plan: &child::Plan) -> Result<Self, LaunchError> {
+    /// Forks the child that is to become the server; it waits.
+    ///
+    /// # Errors
+    /// When the command cannot be one, or the kernel refuses.
+    pub fn fork(program: Program<'_>) -> Result<Self, LaunchError> {
+        let plan = child::Plan::new(program)?;
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"));
         let (go_read, go_write): (OwnedFd, OwnedFd) = pipe()?;
         let (report_read, report_write) = pipe()?;
@@ -176,9 +179,10 @@ impl Waiting {
         let monitor = getpid();
         // SAFETY: the child calls only `child::run`, which makes system calls on prepared memory.
         match unsafe { fork() }.map_err(system("fork"))? {
-            ForkResult::Child => child::run(plan, &argv, &envp, &go_read, &report_write, monitor),
+            ForkResult::Child => child::run(&plan, &argv, &envp, &go_read, &report_write, monitor),
             ForkResult::Parent { child } => Ok(Self {
                 pid: child,
+                command: program.command.first().cloned().unwrap_or_default(),
                 go: Some(go_write.into()),
                 report: report_read.into(),
                 running: false,
@@ -186,28 +190,34 @@ impl Waiting {
         }
     }
 
+    /// Its process number.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Lets the child go on, and waits until it has become the server.
-    fn let_go(&mut self, command: &OsStr) -> Result<(), LaunchError> {
-        let vanished = |_: io::Error| LaunchError::Vanished(command.to_owned());
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn let_go(mut self) -> Result<Root, LaunchError> {
+        let command = self.command.clone();
+        let vanished = |_: io::Error| LaunchError::Vanished(command.clone());
         if let Some(mut go) = self.go.take() {
             go.write_all(b"g").map_err(vanished)?;
         }
         let mut report = Vec::with_capacity(child::REPORT_BYTES);
         self.report.read_to_end(&mut report).map_err(vanished)?;
-        let command = command.to_owned();
         match child::parse_report(&report) {
             // Exec closed the pipe. A child killed before it looks the same, and its end is then
             // reported as the server's.
-            None if report.is_empty() => Ok(()),
+            None if report.is_empty() => {
+                self.running = true;
+                Ok(Root::new(self.pid))
+            }
             None => Err(LaunchError::Vanished(command)),
             Some((Step::Exec, errno)) => Err(LaunchError::Exec { command, errno }),
             Some((step, errno)) => Err(LaunchError::Prepare { step, command, errno }),
         }
-    }
-
-    fn into_running(mut self) -> Pid {
-        self.running = true;
-        self.pid
     }
 }
 

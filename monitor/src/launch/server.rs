@@ -46,20 +46,19 @@ impl Ended {
 /// The fields' order is the order in which they are dropped: the tree ends before the guard.
 #[derive(Debug)]
 pub struct Server {
-    pid: Pid,
+    root: Root,
     tree: Tree,
     guard: Guard,
-    reaped: bool,
 }
 
 impl Server {
-    pub(super) fn new(pid: Pid, guard: Guard, tree: Tree) -> Self {
-        Self { pid, tree, guard, reaped: false }
+    pub(super) fn new(root: Root, guard: Guard, tree: Tree) -> Self {
+        Self { root, tree, guard }
     }
 
     /// Process number of the tree's root.
     pub fn pid(&self) -> Pid {
-        self.pid
+        self.root.pid
     }
 
     /// Process number of the guard.
@@ -74,21 +73,68 @@ impl Server {
 
     /// Capabilities of the root process with which it could undo enforcement.
     pub fn undoing_capabilities(&self) -> io::Result<Vec<&'static str>> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         Ok(undoing(&status))
     }
 
     /// Handles the signals that have arrived; the server's end when it has come.
     pub fn handle(&mut self, signals: &Signals) -> io::Result<Option<Ended>> {
+        let cgroup = self.tree.cgroup();
+        let ended = self.root.handle(
+            signals,
+            |sender| cgroup.contains(sender),
+            // Nobody reads the tree's events while we stand still.
+            |frozen| cgroup.freeze(frozen),
+        )?;
+        if ended.is_none() && !self.root.reaped && self.guard.has_died() {
+            // Without its guard the tree would outlive a killed monitor: it ends here. Fails only
+            // when nothing is left to end.
+            let _ = self.tree.kill();
+            self.root.end();
+            return Ok(Some(Ended::Unguarded));
+        }
+        Ok(ended)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.root.reaped {
+            // As above.
+            let _ = self.tree.kill();
+        }
+    }
+}
+
+/// The process that a tree began with, which is our child. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Root {
+    pid: Pid,
+    reaped: bool,
+}
+
+impl Root {
+    pub(super) fn new(pid: Pid) -> Self {
+        Self { pid, reaped: false }
+    }
+
+    /// Handles the signals that have arrived; the end when it has come. `is_inside` tells who
+    /// belongs to the tree; `freeze` stops and continues it while we are stopped ourselves.
+    pub fn handle(
+        &mut self,
+        signals: &Signals,
+        is_inside: impl Fn(Pid) -> bool,
+        freeze: impl Fn(bool) -> io::Result<()>,
+    ) -> io::Result<Option<Ended>> {
         let mut ended = None;
         while let Some(signal) = signals.next()? {
             let number = signal.ssi_signo as i32;
             if number == libc::SIGCHLD {
-                ended = ended.or(self.look()?);
+                ended = ended.or(self.look(&freeze)?);
                 continue;
             }
             let sender = Pid::from_raw(signal.ssi_pid as i32);
-            let from_tree = || self.tree.cgroup().contains(sender);
+            let from_tree = || is_inside(sender);
             if !self.reaped && signals::is_for_server(number, signal.ssi_code, from_tree) {
                 // Fails when the server has just ended, which the next SIGCHLD tells.
                 let _ = signals::send(self.pid, number);
@@ -97,8 +143,8 @@ impl Server {
         Ok(ended)
     }
 
-    /// What has become of the child and the guard.
-    fn look(&mut self) -> io::Result<Option<Ended>> {
+    /// What has become of the child.
+    fn look(&mut self, freeze: &impl Fn(bool) -> io::Result<()>) -> io::Result<Option<Ended>> {
         if self.reaped {
             return Ok(None);
         }
@@ -110,23 +156,10 @@ impl Server {
                 return Ok(Some(self.reap(Ended::Killed(libc::WTERMSIG(status)))));
             }
             if let Ok(signal) = Signal::try_from(libc::WSTOPSIG(status)) {
-                self.stop_with(signal)?;
+                self.stop_with(signal, freeze)?;
             }
         }
-        if self.guard.has_died() {
-            // Without its guard the tree would outlive a killed monitor: it ends here.
-            self.end_root();
-            return Ok(Some(self.reap(Ended::Unguarded)));
-        }
         Ok(None)
-    }
-
-    /// Kills the tree with its root, which is this process's child and must be waited for.
-    fn end_root(&self) {
-        // All three fail only when nothing is left to end.
-        let _ = self.tree.kill();
-        let _ = signals::send(self.pid, libc::SIGKILL);
-        let _ = waitpid(self.pid, None);
     }
 
     fn reap(&mut self, ended: Ended) -> Ended {
@@ -134,17 +167,28 @@ impl Server {
         ended
     }
 
-    /// Stops with the server, so that the shell sees a stopped job; until it is continued the
-    /// whole tree is frozen, because nobody reads its events meanwhile.
-    fn stop_with(&self, signal: Signal) -> io::Result<()> {
+    /// Kills it and waits for it.
+    fn end(&mut self) {
+        // Both fail only when nothing is left to end.
+        let _ = signals::send(self.pid, libc::SIGKILL);
+        let _ = waitpid(self.pid, None);
+        self.reaped = true;
+    }
+
+    /// Stops with the server, so that the shell sees a stopped job.
+    fn stop_with(
+        &self,
+        signal: Signal,
+        freeze: &impl Fn(bool) -> io::Result<()>,
+    ) -> io::Result<()> {
         // Nobody would continue a monitor that no shell started: a server that merely stops
         // itself is left at it.
         if signal == Signal::SIGSTOP && fs::File::open("/dev/tty").is_err() {
             return Ok(());
         }
-        self.tree.cgroup().freeze(true)?;
+        freeze(true)?;
         signals::stop_self(signal);
-        self.tree.cgroup().freeze(false)?;
+        freeze(false)?;
         match signals::send(self.pid, libc::SIGCONT) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -152,10 +196,10 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Root {
     fn drop(&mut self) {
         if !self.reaped {
-            self.end_root();
+            self.end();
         }
     }
 }

@@ -35,6 +35,11 @@ impl Tree {
         &self.cgroup
     }
 
+    /// Lets it live on without us.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
     /// Sends SIGKILL to everything that is where it belongs.
     ///
     /// # Errors

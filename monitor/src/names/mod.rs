@@ -20,6 +20,8 @@ mod service;
 mod stream;
 mod stub;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -44,6 +46,8 @@ pub struct Answered {
     pub naming: Naming,
     /// One of [`monitor_common::policy::mode`].
     pub mode: u8,
+    /// When, CLOCK_BOOTTIME: before anybody can act on the answer.
+    pub boot_ns: u64,
 }
 
 /// Until when the addresses of an answer stay allowed, CLOCK_BOOTTIME, ns. What stands in
@@ -52,33 +56,4 @@ pub fn holds_until(ttl: Option<u32>, now_ns: u64) -> u64 {
     let Some(ttl) = ttl else { return u64::MAX };
     let holds = Duration::from_secs(u64::from(ttl.min(TTL_MAX))) + GRACE;
     now_ns.saturating_add(u64::try_from(holds.as_nanos()).unwrap_or(u64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rules::{Bindings, Compiled, SearchPath, compile, load};
-
-    /// Rules in enforce with these lists in `[network]`, everything unlisted denied.
-    pub(super) fn rules(lists: &str) -> Compiled {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("servers")).unwrap();
-        let text = format!(
-            "schema = 1\nserver = \"s\"\n[network]\n{lists}\n[response]\nmode = \"enforce\"\n\
-             unlisted = {{ connect = \"deny\" }}\n"
-        );
-        std::fs::write(folder.path().join("servers/s.toml"), text).unwrap();
-        let bindings = Bindings { home: "/home/nobody".into(), ..Bindings::default() };
-        let search = SearchPath::new(Some(folder.path()));
-        compile(&load(&search, Some("s"), &bindings).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn an_answer_holds_for_its_time_and_a_grace_but_not_for_ever() {
-        let second = 1_000_000_000;
-        assert_eq!(holds_until(Some(5), 7), 65 * second + 7);
-        assert_eq!(holds_until(Some(0), 0), 60 * second);
-        assert_eq!(holds_until(Some(u32::MAX), 0), (86_400 + 60) * second);
-        assert_eq!(holds_until(None, 7), u64::MAX);
-    }
 }

@@ -10,6 +10,7 @@ use super::{
     table::{SetAddress, Table},
 };
 use crate::{
+    enrich::clock,
     event::Resolve,
     rules::{Compiled, Naming, Standing},
 };
@@ -161,7 +162,8 @@ impl Questions {
     }
 
     fn tell(&mut self, resolve: Resolve, naming: Naming, under: &Under<'_>) {
-        self.answered.push(Answered { resolve, naming, mode: under.rules.policy.mode });
+        let (mode, boot_ns) = (under.rules.policy.mode, clock::boot_ns());
+        self.answered.push(Answered { resolve, naming, mode, boot_ns });
     }
 }
 

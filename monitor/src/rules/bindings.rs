@@ -68,6 +68,17 @@ pub enum BindingsError {
     Cwd(#[source] io::Error),
 }
 
+/// How and where a server is started.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Its command with its arguments.
+    pub command: Vec<OsString>,
+    /// Its environment.
+    pub environment: BTreeMap<OsString, OsString>,
+    /// Its working directory.
+    pub cwd: PathBuf,
+}
+
 struct Account {
     name: String,
     uid: u32,
@@ -85,6 +96,19 @@ impl Bindings {
         home: Option<&Path>,
         arguments: &[OsString],
     ) -> Result<Self, BindingsError> {
+        let start = Start {
+            command: arguments.to_vec(),
+            environment: std::env::vars_os().collect(),
+            cwd: std::env::current_dir().map_err(BindingsError::Cwd)?,
+        };
+        Self::of_start(uid, home, start)
+    }
+
+    /// Values for a server that `uid` starts in another process.
+    ///
+    /// # Errors
+    /// As [`Bindings::of_user`].
+    pub fn of_start(uid: u32, home: Option<&Path>, start: Start) -> Result<Self, BindingsError> {
         let passwd = fs::read("/etc/passwd").map_err(BindingsError::Passwd)?;
         let accounts: Vec<Account> =
             passwd.split(|b| *b == b'\n').filter_map(Account::parse).collect();
@@ -101,7 +125,7 @@ impl Bindings {
         if !is_home(&home) {
             return Err(BindingsError::NotAHome(home));
         }
-        let env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        let Start { command: arguments, environment: env, cwd } = start;
         let mut own_homes = vec![home.clone()];
         let named = own.map(|account| account.home.clone()).into_iter();
         for path in named.chain(env.get(OsStr::new("HOME")).map(PathBuf::from)) {
@@ -120,10 +144,10 @@ impl Bindings {
         Ok(Self {
             home,
             user: own.map_or_else(|| uid.to_string(), |account| account.name.clone()),
-            cwd: std::env::current_dir().map_err(BindingsError::Cwd)?,
-            tmpdir: std::env::temp_dir(),
+            cwd,
+            tmpdir: env.get(OsStr::new("TMPDIR")).map_or_else(|| "/tmp".into(), PathBuf::from),
             env,
-            arguments: arguments.to_vec(),
+            arguments,
             own_homes,
             other_homes,
             elsewhere: None,

@@ -7,7 +7,7 @@ use monitor_common::{
 
 use super::{
     Compiled, SourceKind,
-    address::Prefix,
+    address::{Destination, Place, Prefix},
     load::{AddressRule, NameRule, PathRule},
     source::Origin,
 };
@@ -120,8 +120,18 @@ impl Compiled {
         };
         // A name says more than a pattern of names.
         let specific = |rule: &NameRule| usize::from(!rule.origin.written.contains('*'));
-        let rules = self.names(name).filter(meant);
-        rules.map(|rule| (rule.class, specific(rule), RuleRef::of(&rule.origin))).collect()
+        let names = self.names(name).filter(meant);
+        let names = names.map(|rule| (rule.class, 1 + specific(rule), RuleRef::of(&rule.origin)));
+        // Whoever it is, it is taken to have a public address.
+        let public = self.rules.addresses.iter().filter(|rule| {
+            let Destination { place, ports: (first, last), protocols } = rule.destination;
+            port.is_some_and(|(port, protocol)| {
+                place == Place::Public
+                    && protocols & protocol != 0
+                    && (first..=last).contains(&port)
+            })
+        });
+        names.chain(public.map(|rule| (rule.class, 0, RuleRef::of(&rule.origin)))).collect()
     }
 
     /// Entries of `exec.arguments` that name these arguments of a program.

@@ -45,6 +45,11 @@ impl HostNameError {
     }
 }
 
+/// Whether a text is the name of a host, and not a pattern.
+pub fn is_plain(text: &str) -> bool {
+    looks_like(text) && !text.contains('*') && HostName::parse(text).is_ok()
+}
+
 /// Whether a text that is no address means a host: it has a dot, and a letter in its last label.
 pub fn looks_like(text: &str) -> bool {
     let last = text.trim_end_matches('.').rsplit_once('.').map(|(_, last)| last);

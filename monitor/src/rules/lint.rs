@@ -95,6 +95,11 @@ fn is_own(origin: &Origin) -> bool {
     matches!(origin.source.kind, SourceKind::Server | SourceKind::DropIn)
 }
 
+/// Whether two entries stand in one text, or both in the server's own.
+fn is_beside(one: &Origin, other: &Origin) -> bool {
+    one.source.path == other.source.path || is_own(one) && is_own(other)
+}
+
 /// Entries of the rules, without links and without those of the sets.
 fn entries(loaded: &Loaded) -> impl Iterator<Item = &PathRule> {
     loaded.paths.iter().filter(|rule| !rule.is_link && rule.class & class::SETS == 0)
@@ -106,7 +111,7 @@ fn rules_about_addresses(loaded: &Loaded) -> impl Iterator<Item = &AddressRule> 
 
 /// The accesses that a list allows.
 fn allows(class: u32) -> u8 {
-    match class {
+    match class & !class::RUNTIME {
         class::READ => access::READ,
         class::WRITE => access::READ | access::WRITE,
         class::EXEC | class::ARGUMENTS => access::EXEC,
@@ -120,8 +125,12 @@ fn allows(class: u32) -> u8 {
 /// Lists of what is allowed anyhow.
 fn pointless_lists(loaded: &Loaded, findings: &mut Findings) {
     let is_pointless = |class: u32| {
+        // What `runtime` names is not counted.
+        let counted = class & class::RUNTIME == 0;
         let bits = (0..access::COUNT).filter(|bit| allows(class) >> bit & 1 == 1);
-        allows(class) != 0 && bits.into_iter().all(|bit| loaded.unlisted[bit] == verdict::ALLOW)
+        counted
+            && allows(class) != 0
+            && bits.into_iter().all(|bit| loaded.unlisted[bit] == verdict::ALLOW)
     };
     let paths = entries(loaded).map(|rule| (rule.class, &rule.origin));
     let addresses = rules_about_addresses(loaded).map(|rule| (rule.class, &rule.origin));
@@ -144,9 +153,7 @@ fn repeated(loaded: &Loaded, findings: &mut Findings) {
     let place = |origin: &Origin| (origin.source.path.clone(), origin.span.start);
     for (i, origin) in all.iter().enumerate() {
         let same = |earlier: &&&Arc<Origin>| {
-            let beside =
-                earlier.source.path == origin.source.path || is_own(earlier) && is_own(origin);
-            beside
+            is_beside(earlier, origin)
                 && (earlier.list.as_str(), earlier.written.as_str())
                     == (origin.list.as_str(), origin.written.as_str())
                 && place(earlier) != place(origin)
@@ -159,8 +166,8 @@ fn repeated(loaded: &Loaded, findings: &mut Findings) {
     }
 }
 
-/// Allows that a `deny` takes away altogether. Those that a set outranks are told when rules are
-/// loaded.
+/// Allows that a `deny` takes away altogether; of an include, whose allows a server may narrow, only
+/// by its own. Those that a set outranks are told when rules are loaded.
 fn shadowed(loaded: &Loaded, findings: &mut Findings) {
     let tell = |allow: &Origin, deny: &Origin, findings: &mut Findings| {
         let line = deny.source.line(deny.span.start);
@@ -170,7 +177,9 @@ fn shadowed(loaded: &Loaded, findings: &mut Findings) {
     };
     for rule in entries(loaded).filter(|rule| rule.class & class::DENY == 0) {
         let denies = |deny: &&PathRule| {
-            deny.class & class::DENY != 0 && deny.pattern.surely_covers(&rule.pattern)
+            deny.class & class::DENY != 0
+                && is_beside(&deny.origin, &rule.origin)
+                && deny.pattern.surely_covers(&rule.pattern)
         };
         if let Some(deny) = entries(loaded).find(denies) {
             tell(&rule.origin, &deny.origin, findings);
@@ -178,7 +187,9 @@ fn shadowed(loaded: &Loaded, findings: &mut Findings) {
     }
     for rule in rules_about_addresses(loaded).filter(|rule| rule.class & class::DENY == 0) {
         let denies = |deny: &&AddressRule| {
-            deny.class & class::DENY != 0 && deny.destination.covers(&rule.destination)
+            deny.class & class::DENY != 0
+                && is_beside(&deny.origin, &rule.origin)
+                && deny.destination.covers(&rule.destination)
         };
         if let Some(deny) = rules_about_addresses(loaded).find(denies) {
             tell(&rule.origin, &deny.origin, findings);

@@ -23,20 +23,23 @@ mod names;
 mod parse;
 mod pattern;
 mod resolve;
+mod schema;
 mod search;
 mod source;
 #[cfg(test)]
 mod tests;
 mod variables;
 
-pub use bindings::{Bindings, BindingsError, Elsewhere};
+pub use bindings::{Bindings, BindingsError, Elsewhere, Start};
 pub use blame::{RuleRef, Subject};
 pub use compile::{Automaton, Compiled, compile};
 pub use error::{Finding, RuleError, Severity};
 pub use explain::{Explanation, resolved_path};
+pub use hostname::is_plain as is_host_name;
 pub use lint::{Blind, lint, lint_servers};
 pub use load::{DEFAULT, Loaded, Mode, ResolvedPattern, Resources, audit, load, load_recorded};
 pub use names::{Naming, Standing, is_public};
 pub use parse::{Document, SCHEMA, parse_server};
+pub use schema::schema;
 pub use search::SearchPath;
 pub use source::{Source, SourceKind};

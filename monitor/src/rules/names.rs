@@ -1,7 +1,7 @@
 //! What rules say about host names, and what an address may be used for when it belongs to some.
 
 use monitor_common::{
-    network::{AddressRules, canonical, protocol},
+    network::{AddressRules, DNS_PORT, canonical, protocol},
     policy::{Decision, access, class, decide, mode, reason, verdict},
 };
 
@@ -47,7 +47,7 @@ impl Compiled {
     }
 
     /// Judges a question for `name` that led to `addresses`. A question for what no rule names is
-    /// judged as a connect to what no rule names, but never killed for.
+    /// judged as a connect to a host of the internet, but never killed for.
     pub fn judge_name(&self, name: &str, addresses: &[[u8; 16]]) -> Naming {
         let standing = self.standing(name);
         let refused = || addresses.iter().any(|address| !self.may_be_named(name, *address));
@@ -71,8 +71,11 @@ impl Compiled {
         self.policy.mode == mode::ENFORCE && self.unnamed().verdict >= verdict::DENY
     }
 
+    /// Who may connect to the whole internet may ask for everybody in it.
     fn unnamed(&self) -> Decision {
-        let decision = decide(&self.policy, 0, access::CONNECT);
+        let is_open = self.rules.addresses.iter().any(is_internet);
+        let classes = if is_open { class::CONNECT } else { 0 };
+        let decision = decide(&self.policy, classes, access::CONNECT);
         Decision { verdict: decision.verdict.min(verdict::DENY), ..decision }
     }
 
@@ -126,6 +129,18 @@ impl Compiled {
     pub(super) fn names<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a NameRule> {
         self.rules.names.iter().filter(move |rule| rule.destination.name.matches(name))
     }
+}
+
+/// Whether a rule lets connect to every public address. That DNS itself may go anywhere says nothing
+/// about whom to ask for.
+fn is_internet(rule: &AddressRule) -> bool {
+    let Destination { place, ports, .. } = rule.destination;
+    let all_v6 = Prefix { bits: 0, address: 0 };
+    let everywhere = match place {
+        Place::Public => true,
+        Place::Within(prefix) => prefix == Prefix::V4 || prefix == all_v6,
+    };
+    everywhere && rule.class & class::CONNECT != 0 && ports != (DNS_PORT, DNS_PORT)
 }
 
 /// Whether an address is neither private nor loopback, link-local, metadata and the like.

@@ -10,4 +10,8 @@ pub mod terminal;
 pub trait Audience {
     /// Takes an event.
     fn event(&mut self, event: &crate::event::Event);
+
+    /// All that came before is in the recording's file: so many records of the ring of events, and
+    /// of the ring of violations.
+    fn flushed(&mut self, _events: u64, _violations: u64) {}
 }

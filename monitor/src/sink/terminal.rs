@@ -35,6 +35,16 @@ impl Terminal<io::Stderr> {
     }
 }
 
+impl Terminal<io::Stdout> {
+    /// Standard output, for who asks for alerts.
+    pub fn stdout() -> Self {
+        let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let out = io::stdout();
+        let colour = out.is_terminal() && !refused;
+        Self { out, colour, checkpoints: false }
+    }
+}
+
 impl<W: Write> Terminal<W> {
     /// Any other place.
     pub fn new(out: W, colour: bool) -> Self {

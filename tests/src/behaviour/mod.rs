@@ -16,6 +16,7 @@ macro_rules! behaviours {
 
 behaviours! {
     addresses,
+    agent,
     arguments,
     automaton,
     changes,
@@ -24,10 +25,12 @@ behaviours! {
     execs,
     fleet,
     floods,
+    host_names,
     inside,
     launching,
     lineage,
     machine,
+    metrics,
     names,
     opens,
     processes,

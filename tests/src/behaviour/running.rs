@@ -134,18 +134,23 @@ fn caller_without_privileges_is_told(lab: &Lab) -> Result<()> {
     // Where anybody may execute it.
     let monitor = lab.folder().join("monitor");
     fs::copy(lab.monitor()?, &monitor)?;
-    let run = |uid| {
+    let socket = lab.folder().join("no-agent.sock");
+    let run = |uid, options: &[&str]| {
         let mut run = Command::new(&monitor);
-        run.args(["run", "--backend", &lab.backend().to_string(), "--events", "/dev/null", "--"]);
-        run.args(["/bin/echo", "ran"]).env_remove("SUDO_UID").current_dir("/").uid(uid);
+        run.args(["run", "--backend", &lab.backend().to_string(), "--socket"]).arg(&socket);
+        run.args(options).args(["--", "/bin/echo", "ran"]);
+        run.env_remove("SUDO_UID").current_dir("/").uid(uid);
         run.output().context("cannot start mcp-monitor")
     };
     const NOBODY: u32 = 65_534;
-    let output = run(NOBODY)?;
-    ensure!(output.status.code() == Some(125) && output.stdout.is_empty(), "{output:?}");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(stderr.contains("needs root") && stderr.contains("run with sudo"), "{stderr}");
-    let twin = run(0)?;
+    const RECORDED: &[&str] = &["--events", "/dev/null"];
+    for (options, said) in [(&[][..], "no agent is at work"), (RECORDED, "--events is for root")] {
+        let output = run(NOBODY, options)?;
+        ensure!(output.status.code() == Some(125) && output.stdout.is_empty(), "{output:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(stderr.contains(said), "{stderr}");
+    }
+    let twin = run(0, RECORDED)?;
     ensure!(twin.status.success() && twin.stdout == b"ran\n", "{twin:?}");
     Ok(())
 }

@@ -35,6 +35,7 @@ pub fn build(programs: &[PathBuf], servers: Option<&Path>) -> Result<PathBuf> {
     }
     symlink(Path::new("/").join(TESTS).join("init"), root.join("init"))?;
     shell(&root)?;
+    resolver(&root)?;
     if let Some(servers) = servers {
         real_servers(&root, servers)?;
     }
@@ -97,6 +98,18 @@ fn shell(root: &Path) -> Result<()> {
         }
         None => symlink("busybox", root.join("usr/bin/sh"))?,
     }
+    Ok(())
+}
+
+/// A resolver, and what looks names up by the C library.
+fn resolver(root: &Path) -> Result<()> {
+    for (program, place) in [("dnsmasq", "usr/sbin/dnsmasq"), ("getent", "usr/bin/getent")] {
+        let found = find(program)
+            .with_context(|| format!("{program} is missing: run `cargo xtask setup`"))?;
+        with_libraries(root, &found, place)?;
+    }
+    fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?;
+    fs::write(root.join("etc/resolv.conf"), "")?;
     Ok(())
 }
 

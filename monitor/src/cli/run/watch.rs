@@ -13,7 +13,7 @@ use super::say;
 use crate::{
     kernel::{Kernel, KernelError, Rings},
     launch::{Ended, Server, signals::Signals},
-    names::{Answered, Service},
+    names::Service,
     pipeline::{self, Pipeline, Sinks},
     respond::{self, Answer},
     sink::{recording::Totals, stderr::Stderr, summary::Summary},
@@ -102,7 +102,7 @@ impl Run {
         loop {
             let Self { pipeline, server, names, kernel, instance, .. } = self;
             if let Some(names) = names {
-                tell(pipeline, *instance, names.serve(kernel));
+                pipeline.names(*instance, names.serve(kernel));
             }
             let before = pipeline.delivered();
             let mut tree_must_die = false;
@@ -156,26 +156,13 @@ impl Run {
             Err(error) => pipeline.agent(instance, "remainder", &error.to_string()),
         }
         if let Some(names) = names {
-            tell(&mut pipeline, instance, names.finish(&mut kernel));
+            pipeline.names(instance, names.finish(&mut kernel));
         }
         let (sinks, totals) = pipeline.finish(&mut |_| {}, || counters(&kernel))?;
         drop(server);
         drop(kernel);
         summarise(sinks, &name, &totals);
         Ok(ended.exit_code())
-    }
-}
-
-/// Puts into the stream what has been asked for by name, and what people should know about it.
-fn tell(
-    pipeline: &mut Pipeline<Stderr, Summary>,
-    instance: u32,
-    told: (Vec<Answered>, Vec<String>),
-) {
-    let (answered, notes) = told;
-    pipeline.resolved(instance, answered);
-    for note in notes {
-        pipeline.agent(instance, "names", &note);
     }
 }
 

@@ -272,7 +272,7 @@ impl Loaded {
             let asked = match rule.class {
                 READ | RUNTIME => access::READ,
                 class::WRITE => access::WRITE,
-                class::EXEC => access::EXEC,
+                class::EXEC | class::ARGUMENTS => access::EXEC,
                 class::UNIX => access::UNIX,
                 _ => continue,
             };

@@ -1,8 +1,8 @@
 //! The keys of the language. A new list or section is added here.
 
-use monitor_common::policy::class;
+use monitor_common::policy::{access, class, detector, set};
 
-use crate::rules::address::Purpose;
+use crate::{detect::PARAMETERS, rules::address::Purpose};
 
 /// A list of patterns or addresses within a section.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct List {
     pub class: u32,
     /// What its entries are.
     pub holds: Holds,
+    /// What it says, for people.
+    pub doc: &'static str,
 }
 
 /// What the entries of a [`List`] are.
@@ -60,52 +62,203 @@ impl List {
     }
 }
 
-const fn list(table: &'static str, key: &'static str, class: u32, holds: Holds) -> List {
-    List { table, key, class, holds }
+const fn list(
+    table: &'static str,
+    key: &'static str,
+    class: u32,
+    holds: Holds,
+    doc: &'static str,
+) -> List {
+    List { table, key, class, holds, doc }
 }
 
 /// All lists.
 pub static LISTS: [List; 10] = [
-    list("files", "read", class::READ, Holds::Paths),
-    list("files", "runtime", class::READ | class::RUNTIME, Holds::Paths),
-    list("files", "write", class::WRITE, Holds::Paths),
-    list("files", "deny", class::DENY, Holds::Paths),
-    list("files", "allow_secret", class::ALLOW_SECRET, Holds::Paths),
-    list("exec", "allow", class::EXEC, Holds::Paths),
-    list("network", "connect", class::CONNECT, Holds::Addresses),
-    list("network", "deny", class::DENY, Holds::Addresses),
-    list("network", "listen", class::LISTEN, Holds::AddressesAndSockets),
-    list("network", "unix", class::UNIX, Holds::Sockets),
+    list("files", "read", class::READ, Holds::Paths, "may be read"),
+    list(
+        "files",
+        "runtime",
+        class::READ | class::RUNTIME,
+        Holds::Paths,
+        "may be read, and detectors do not count it",
+    ),
+    list(
+        "files",
+        "write",
+        class::WRITE,
+        Holds::Paths,
+        "may be created, changed, deleted, renamed and read",
+    ),
+    list("files", "deny", class::DENY, Holds::Paths, "may not be touched, whatever else allows it"),
+    list(
+        "files",
+        "allow_secret",
+        class::ALLOW_SECRET,
+        Holds::Paths,
+        "members of the built-in sets that it may touch",
+    ),
+    list("exec", "allow", class::EXEC, Holds::Paths, "may be executed"),
+    list("network", "connect", class::CONNECT, Holds::Addresses, "may be connected and sent to"),
+    list(
+        "network",
+        "deny",
+        class::DENY,
+        Holds::Addresses,
+        "may not be connected or sent to, whatever else allows it",
+    ),
+    list("network", "listen", class::LISTEN, Holds::AddressesAndSockets, "may be listened on"),
+    list(
+        "network",
+        "unix",
+        class::UNIX,
+        Holds::Sockets,
+        "AF_UNIX sockets that may be connected and sent to",
+    ),
 ];
 
-/// Sections of [`LISTS`]: name, keys, keys that are not supported yet.
-pub const TABLES: [(&str, &[&str], &[&str]); 3] = [
-    ("files", &["read", "runtime", "write", "deny", "allow_secret"], &[]),
-    ("exec", &["allow", "arguments"], &[]),
-    ("network", &["connect", "deny", "listen", "unix"], &[]),
+/// A key of the language: the parser knows no others, and the schema for editors is made of them.
+pub struct Key {
+    /// As it is written.
+    pub name: &'static str,
+    /// What it says, for people.
+    pub doc: &'static str,
+    /// What stands behind it.
+    pub shape: Shape,
+}
+
+/// What stands behind a key.
+pub enum Shape {
+    /// [`super::SCHEMA`].
+    Version,
+    /// A string.
+    Text,
+    /// A list of strings.
+    Texts,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A list of these words.
+    Words(&'static [&'static str]),
+    /// A verdict for each of these.
+    Verdicts(&'static [&'static str]),
+    /// Types of events, or a word for several.
+    Events,
+    /// Bytes: a number, or digits with a unit.
+    Bytes,
+    /// A number of things.
+    Count,
+    /// Percent.
+    Share,
+    /// Vectors of arguments for each program.
+    Vectors,
+    /// A table with these keys.
+    Table(&'static [Key]),
+    /// Several of them.
+    Tables(&'static [Key]),
+    /// Limits of one detector, by [`PARAMETERS`].
+    Limits,
+    /// A table with the [`LISTS`] of this section, and these keys.
+    Lists(&'static [Key]),
+}
+
+const fn key(name: &'static str, shape: Shape, doc: &'static str) -> Key {
+    Key { name, doc, shape }
+}
+
+const VERSION: Key = key("schema", Shape::Version, "version of the rule language");
+const INCLUDES: Key = key("include", Shape::Texts, "building blocks: names of includes");
+const DESCRIPTION: Key = key("description", Shape::Text, "what it is for");
+const FILES: Key = key("files", Shape::Lists(&[]), "files that the server may touch");
+const EXEC: Key = key("exec", Shape::Lists(&ARGUMENTS), "programs that the server may run");
+const NETWORK: Key = key("network", Shape::Lists(&[]), "whom the server may talk to");
+const LIMIT: Key = key("limits", Shape::Table(&LIMITS), "from which counts on detectors speak");
+const ENVIRONMENT: Key = key("env", Shape::Table(&ENV), "the environment that it is given");
+
+static ARGUMENTS: [Key; 1] = [key(
+    "arguments",
+    Shape::Vectors,
+    "programs that run only with these arguments, without argv[0]; \"...\" is any rest",
+)];
+static ENV: [Key; 1] =
+    [key("pass", Shape::Texts, "variables that it is given although they look like secrets")];
+static RESOURCES: [Key; 3] = [
+    key("memory", Shape::Bytes, "memory of the whole tree, such as \"1G\""),
+    key("pids", Shape::Count, "processes and threads of the whole tree"),
+    key("cpu", Shape::Share, "processor time of the whole tree, such as \"200%\""),
+];
+static MATCH: [Key; 4] = [
+    key("exe", Shape::Texts, "patterns of the executable"),
+    key("args", Shape::Texts, "globs for any one argument"),
+    key("unit", Shape::Texts, "globs for the systemd unit"),
+    key("cgroup", Shape::Texts, "globs for the cgroup"),
+];
+static LIMITS: [Key; 6] = [
+    key("mass_read", Shape::Limits, "files read in a short time"),
+    key("breadth", Shape::Limits, "files read in a long time"),
+    key("mass_write", Shape::Limits, "files overwritten, renamed or deleted"),
+    key("exec_burst", Shape::Limits, "programs started"),
+    key("connect_burst", Shape::Limits, "hosts and ports tried"),
+    key("exfiltration", Shape::Limits, "a secret read, then something sent"),
+];
+static RECORD: [Key; 1] =
+    [key("events", Shape::Events, "what is recorded besides violations and the process tree")];
+static RESPONSE: [Key; 4] = [
+    key("mode", Shape::Word(&MODES), "whether verdicts are carried out"),
+    key("unlisted", Shape::Verdicts(&access::NAMES), "verdicts on what no list names"),
+    key("sets", Shape::Verdicts(&set::NAMES), "verdicts on what built-in sets name"),
+    key("detectors", Shape::Verdicts(&detector::NAMES), "verdicts on what detectors find"),
 ];
 
-/// Keys at the top of a server's file.
-pub const SERVER: &[&str] = &[
-    "schema",
-    "server",
-    "include",
-    "match",
-    "files",
-    "exec",
-    "network",
-    "env",
-    "resources",
-    "limits",
-    "record",
-    "response",
+/// Values of `response.mode`.
+pub static MODES: [&str; 2] = ["observe", "enforce"];
+
+/// A server's file, and its drop-ins.
+pub static SERVER_FILE: Shape = Shape::Table(&SERVER);
+/// An include.
+pub static INCLUDE_FILE: Shape = Shape::Table(&INCLUDE);
+/// A set.
+pub static SET_FILE: Shape = Shape::Table(&SET);
+
+static SERVER: [Key; 12] = [
+    VERSION,
+    key("server", Shape::Text, "the name that people know it by, and the file's"),
+    INCLUDES,
+    key("match", Shape::Tables(&MATCH), "which processes it is, when others start it"),
+    FILES,
+    EXEC,
+    NETWORK,
+    ENVIRONMENT,
+    key("resources", Shape::Table(&RESOURCES), "what the whole tree may use"),
+    LIMIT,
+    key("record", Shape::Table(&RECORD), "what is recorded"),
+    key("response", Shape::Table(&RESPONSE), "what is done"),
 ];
-/// Those that are not supported yet.
-pub const SERVER_LATER: &[&str] = &[];
-/// Keys at the top of an include.
-pub const INCLUDE: &[&str] =
-    &["schema", "description", "include", "files", "exec", "network", "env", "limits"];
-/// Those that are not supported yet.
-pub const INCLUDE_LATER: &[&str] = &[];
-/// Keys of a set.
-pub const SET: &[&str] = &["schema", "set", "description", "access", "paths", "addresses"];
+static INCLUDE: [Key; 8] =
+    [VERSION, DESCRIPTION, INCLUDES, FILES, EXEC, NETWORK, ENVIRONMENT, LIMIT];
+static SET: [Key; 6] = [
+    VERSION,
+    key("set", Shape::Text, "which set, and the file's name"),
+    DESCRIPTION,
+    key("access", Shape::Words(&access::NAMES), "the accesses that it speaks about"),
+    key("paths", Shape::Texts, "patterns of its members"),
+    key("addresses", Shape::Texts, "its addresses"),
+];
+
+impl Shape {
+    /// The keys of the table `name` of this shape; `None` when it is no table, or any key will do.
+    pub fn keys(&self, name: &str) -> Option<Vec<(&'static str, Option<&'static Key>)>> {
+        let known = |keys: &'static [Key]| keys.iter().map(|key| (key.name, Some(key)));
+        match self {
+            Self::Table(keys) | Self::Tables(keys) => Some(known(keys).collect()),
+            Self::Verdicts(names) => Some(names.iter().map(|name| (*name, None)).collect()),
+            Self::Lists(more) => {
+                let lists = LISTS.iter().filter(|list| list.table == name);
+                Some(lists.map(|list| (list.key, None)).chain(known(more)).collect())
+            }
+            Self::Limits => {
+                let own = PARAMETERS.iter().filter(|parameter| parameter.table == name);
+                Some(own.map(|parameter| (parameter.key, None)).collect())
+            }
+            _ => None,
+        }
+    }
+}

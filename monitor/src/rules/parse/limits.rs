@@ -23,15 +23,11 @@ pub fn limits(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<LimitEntry> {
     let Some(table) = root.get("limits").and_then(|value| reader.table(value, "limits")) else {
         return Vec::new();
     };
-    reader.keys(table, "limits", &TABLES.map(|(name, _)| name), &[]);
     let mut entries = Vec::new();
     for (name, keys) in TABLES {
         let Some(value) = table.get(name) else { continue };
         let section = format!("limits.{name}");
         let Some(own) = reader.table(value, &section) else { continue };
-        let known: Vec<&str> =
-            PARAMETERS.iter().filter(|it| it.table == name).map(|it| it.key).collect();
-        reader.keys(own, &section, &known, &[]);
         if own.is_empty() {
             let help = Some(format!("state {keys} or leave it out"));
             reader.error(value.span(), format!("`{section}` states nothing"), help);

@@ -21,7 +21,6 @@ pub fn matches(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<Match> {
     let mut matches = Vec::new();
     for value in array {
         let Some(table) = reader.table(value, "match[]") else { continue };
-        reader.keys(table, "[match]", &["exe", "args", "unit", "cgroup"], &[]);
         let mut list = |key: &str| {
             let entries =
                 table.get(key).map(|value| reader.strings(value, &format!("match.{key}")));

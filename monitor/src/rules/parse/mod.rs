@@ -15,9 +15,9 @@ use std::{ops::Range, sync::Arc};
 
 use toml::de::{DeTable, DeValue};
 
-pub(super) use keys::{Holds, LISTS, List};
+pub(super) use keys::{Holds, INCLUDE_FILE, Key, LISTS, List, SERVER_FILE, SET_FILE, Shape};
 use reader::Reader;
-pub(super) use sections::RECORD_ALL;
+pub(super) use sections::{EVENT_NAMES, RECORD_ALL};
 
 use super::{
     Finding, Mode, Resources, Severity, Source, SourceKind, address,
@@ -171,9 +171,8 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
     };
     if let Some(table) = reader.parse() {
         let server = source.kind != SourceKind::Include;
-        let known = if server { keys::SERVER } else { keys::INCLUDE };
-        let later = if server { keys::SERVER_LATER } else { keys::INCLUDE_LATER };
-        reader.keys(table.get_ref(), "", known, later);
+        let known = if server { &SERVER_FILE } else { &INCLUDE_FILE };
+        reader.keys(table.get_ref(), "", "", known);
         reader.schema(table.get_ref());
         if server {
             // A drop-in stands in the folder of its server, and need not name it.
@@ -187,6 +186,9 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
             document.matches = matches::matches(&mut reader, table.get_ref());
             document.resources = process::resources(&mut reader, table.get_ref());
         }
+        if let Some(value) = table.get_ref().get("description") {
+            reader.string(value, "description");
+        }
         if let Some(value) = table.get_ref().get("include") {
             document.include = reader.strings(value, "include");
         }
@@ -199,12 +201,12 @@ pub(super) fn document(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
 }
 
 fn lists(reader: &mut Reader<'_>, root: &DeTable<'_>, document: &mut Document) {
-    for (name, known, later) in keys::TABLES {
+    for sections in LISTS.chunk_by(|one, other| one.table == other.table) {
+        let name = sections[0].table;
         let Some(table) = root.get(name).and_then(|value| reader.table(value, name)) else {
             continue;
         };
-        reader.keys(table, name, known, later);
-        for list in LISTS.iter().filter(|list| list.table == name) {
+        for list in sections {
             if let Some(value) = table.get(list.key) {
                 let entries = reader.strings(value, &list.name());
                 document.lists.extend(entries.into_iter().map(|entry| (list, entry)));
@@ -225,7 +227,7 @@ pub(super) fn set(source: &Arc<Source>) -> Result<SetDocument, Vec<Finding>> {
     };
     if let Some(table) = reader.parse() {
         let table = table.get_ref();
-        reader.keys(table, "", keys::SET, &[]);
+        reader.keys(table, "", "", &SET_FILE);
         reader.schema(table);
         reader.own_name(table, "set");
         document.set = sections::set_number(&mut reader);

@@ -11,7 +11,6 @@ pub fn pass(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<Entry> {
     let Some(table) = root.get("env").and_then(|value| reader.table(value, "env")) else {
         return Vec::new();
     };
-    reader.keys(table, "env", &["pass"], &[]);
     let Some(value) = table.get("pass") else { return Vec::new() };
     let names = reader.strings(value, "env.pass");
     for entry in &names {
@@ -32,7 +31,6 @@ pub fn resources(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Resources {
     else {
         return resources;
     };
-    reader.keys(table, "resources", &["memory", "pids", "cpu"], &[]);
     let mut read = |key, parse: fn(&str) -> Option<u64>, help: &str| {
         let value = table.get(key)?;
         let parsed = written(value).and_then(|text| parse(&text));

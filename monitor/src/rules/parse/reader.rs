@@ -3,9 +3,13 @@
 use std::{ops::Range, sync::Arc};
 
 use serde_spanned::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
-use super::{Entry, SCHEMA, type_name};
+use super::{
+    Entry, SCHEMA,
+    keys::{Key, Shape},
+    type_name,
+};
 use crate::rules::{Finding, Severity, Source, error::nearest};
 
 pub struct Reader<'a> {
@@ -36,23 +40,50 @@ impl<'a> Reader<'a> {
         self.findings.push(Finding { severity: Severity::Error, message, help, source, span });
     }
 
-    /// Refuses keys that are neither `known` nor `later`, and the latter by name.
-    pub fn keys(&mut self, table: &DeTable<'_>, section: &str, known: &[&str], later: &[&str]) {
-        let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
-        for key in table.keys() {
-            let name = key.get_ref().as_ref();
-            if later.contains(&name) {
-                let message = format!("`{name}`{place} is not supported yet");
-                let help = "remove it: this version would not act on it".to_owned();
-                self.error(key.span(), message, Some(help));
-            } else if !known.contains(&name) {
-                let help = match nearest(name, known.iter().chain(later).copied()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the keys here are {}", quoted(known)),
-                };
-                self.error(key.span(), format!("unknown key `{name}`{place}"), Some(help));
+    /// Refuses keys that the language does not know, in a table of a shape and all beneath it.
+    pub fn keys(&mut self, table: &DeTable<'_>, section: &str, name: &str, shape: &Shape) {
+        let Some(known) = shape.keys(name) else { return };
+        for (key, value) in table {
+            let written = key.get_ref().as_ref();
+            let Some((_, found)) = known.iter().find(|(name, _)| *name == written) else {
+                self.unknown(key, section, &known);
+                continue;
+            };
+            let Some(Key { name, shape, .. }) = found else { continue };
+            let tables = |value: &Spanned<DeValue<'_>>| value.get_ref().as_table().is_some();
+            match value.get_ref() {
+                DeValue::Table(inner) => {
+                    let section =
+                        format!("{section}{}{name}", if section.is_empty() { "" } else { "." });
+                    self.keys(inner, &section, name, shape);
+                }
+                DeValue::Array(all) => {
+                    for inner in all.iter().filter(|value| tables(value)) {
+                        let inner = inner.get_ref().as_table();
+                        inner
+                            .into_iter()
+                            .for_each(|it| self.keys(it, &format!("[{name}]"), name, shape));
+                    }
+                }
+                _ => {}
             }
         }
+    }
+
+    fn unknown(
+        &mut self,
+        key: &Spanned<DeString<'_>>,
+        section: &str,
+        known: &[(&'static str, Option<&'static Key>)],
+    ) {
+        let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        let written = key.get_ref();
+        let help = match nearest(written, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the keys here are {}", quoted(&names)),
+        };
+        self.error(key.span(), format!("unknown key `{written}`{place}"), Some(help));
     }
 
     /// Requires `schema = 1`.

@@ -7,7 +7,7 @@ use monitor_common::{
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Entry, Program, Response, Vector, reader::Reader};
+use super::{Entry, Program, Response, Vector, keys::MODES, reader::Reader};
 use crate::rules::Mode;
 
 /// Event types by the bit of their kind, as written in `record.events` and in events.
@@ -30,6 +30,17 @@ const EVENTS: [(&str, u8); 16] = [
     ("namespace", kind::NAMESPACE),
 ];
 
+/// The words of [`EVENTS`].
+pub static EVENT_NAMES: [&str; EVENTS.len()] = {
+    let mut names = [""; EVENTS.len()];
+    let mut at = 0;
+    while at < EVENTS.len() {
+        names[at] = EVENTS[at].0;
+        at += 1;
+    }
+    names
+};
+
 /// Every kind.
 pub const RECORD_ALL: u64 = (1 << kind::END) - 2;
 /// What is recorded in any case: the process tree that every violation is explained with.
@@ -40,9 +51,8 @@ pub fn response(reader: &mut Reader<'_>, root: &DeTable<'_>, response: &mut Resp
     let Some(table) = root.get("response").and_then(|value| reader.table(value, "response")) else {
         return;
     };
-    reader.keys(table, "response", &["mode", "unlisted", "sets", "detectors"], &[]);
     if let Some(value) = table.get("mode") {
-        response.mode = match reader.word(value, "response.mode", &["observe", "enforce"]) {
+        response.mode = match reader.word(value, "response.mode", &MODES) {
             Some(0) => Some(Mode::Observe),
             Some(_) => Some(Mode::Enforce),
             None => None,
@@ -118,7 +128,6 @@ fn verdicts(
     mut take: impl FnMut(usize, u8, &Spanned<DeValue<'_>>),
 ) {
     let Some(table) = reader.table(value, name) else { return };
-    reader.keys(table, name, names, &[]);
     for (key, value) in table {
         let Some(number) = names.iter().position(|name| *name == key.get_ref().as_ref()) else {
             continue;
@@ -133,7 +142,6 @@ fn verdicts(
 /// Reads `[record]`.
 pub fn record(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Option<u64> {
     let table = root.get("record").and_then(|value| reader.table(value, "record"))?;
-    reader.keys(table, "record", &["events"], &[]);
     let value = table.get("events")?;
     if value.get_ref().is_str() {
         let words = ["all", "violations"];
@@ -145,10 +153,9 @@ pub fn record(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Option<u64> {
         reader.error(value.span(), message.to_owned(), None);
         return None;
     };
-    let names = EVENTS.map(|(name, _)| name);
     let mut kinds = RECORD_TREE;
     for value in array {
-        if let Some(event) = reader.word(value, "record.events[]", &names) {
+        if let Some(event) = reader.word(value, "record.events[]", &EVENT_NAMES) {
             kinds |= 1 << EVENTS[event].1;
         }
     }

@@ -75,6 +75,17 @@ fn an_allow_that_a_deny_takes_away_is_found() {
 }
 
 #[test]
+fn a_server_may_narrow_what_its_includes_allow() {
+    let include =
+        "schema = 1\n[files]\nread = [\"/a/b\", \"/c\"]\n[network]\nconnect = [\"10.0.0.1\"]";
+    let text = "include = [\"i\"]\n[files]\ndeny = [\"/a/**\"]\nread = [\"/c\"]\n[network]\ndeny = \
+                [\"10.0.0.0/8\"]";
+    let fixture = Fixture::new().file("includes/i.toml", include);
+    let fixture = fixture.server(&format!("{text}\n{DENYING}"));
+    assert!(linted(&fixture).is_empty());
+}
+
+#[test]
 fn an_allow_secret_that_is_no_secret_is_found() {
     let set =
         "schema = 1\nset = \"secrets\"\naccess = [\"read\"]\npaths = [\"**/.env\", \"/key\"]\n";

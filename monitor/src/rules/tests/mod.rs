@@ -8,6 +8,7 @@ mod lint;
 mod messages;
 mod packs;
 mod properties;
+mod schema;
 mod sets;
 mod tables;
 mod verdicts;

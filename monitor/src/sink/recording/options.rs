@@ -39,7 +39,19 @@ pub struct Limits {
 
 /// When the disk is waited for, so that lines outlive a loss of power. They outlive the monitor's
 /// own death as soon as they are handed to the kernel, after 200 ms at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    ValueEnum,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Sync {
     /// At the end of each segment and of the recording.
     Segment,

@@ -18,6 +18,7 @@
 mod batch;
 mod changes;
 mod contents;
+mod dns;
 mod exec;
 mod files;
 mod floods;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    changes, contents, exec, files, floods, inet, lineage, masses, mounts, paths, processes,
+    changes, contents, dns, exec, files, floods, inet, lineage, masses, mounts, paths, processes,
     sys::{Failure, c_path},
     unix, uring,
 };
@@ -98,6 +98,7 @@ const GROUPS: &[&[Step]] = &[
     lineage::STEPS,
     uring::STEPS,
     inet::STEPS,
+    dns::STEPS,
     unix::STEPS,
     processes::STEPS,
     floods::STEPS,

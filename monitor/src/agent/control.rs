@@ -1,0 +1,425 @@
+//! The sockets: HTTP on the control socket, and `/metrics` on loopback. Who calls is known from the
+//! kernel (SO_PEERCRED); who may connect at all is decided by the socket's mode and group.
+//!
+//! | request | who | answer |
+//! | --- | --- | --- |
+//! | `GET /v1/status` | all; others than root see what is theirs | JSON |
+//! | `GET /v1/alerts` | the same | JSON lines: the latest 1,000 |
+//! | `GET /v1/alerts/follow` | the same | JSON lines, as they come |
+//! | `POST /v1/plan` | all | JSON: what a launch would be under |
+//! | `POST /v1/instances` | all | JSON lines: first what was begun, then its alerts |
+//! | `POST /v1/instances/N/end` | root and whose it is | the summary |
+//! | `POST /v1/reload` | root | JSON |
+//! | `GET /metrics` | all | text |
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{PermissionsExt as _, chown},
+            net::UnixListener,
+        },
+    },
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use axum::{
+    Extension, Json, Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Path as Parameter, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_core::Stream;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, UnixStream},
+    sync::{Semaphore, broadcast, mpsc},
+};
+
+use super::{
+    config::{Config, Control},
+    metrics::Metrics,
+    request::{Ask, Asker, Caller, Launch, Launched, Refusal, Told},
+};
+use crate::launch::account::group_number;
+
+/// Bytes of a request: arguments and environment of a process are bounded by the kernel to 2 MiB,
+/// and grow in JSON.
+const REQUEST_MAX: usize = 8 << 20;
+/// Connections at one time.
+const CONNECTIONS_MAX: usize = 1024;
+/// How long a caller may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Binds the control socket; nobody is served yet.
+///
+/// # Errors
+/// When another agent listens there, or the socket cannot be made.
+pub fn listen(control: &Control) -> anyhow::Result<UnixListener> {
+    let path = &control.socket;
+    let shown = path.display();
+    if let Some(directory) = path.parent() {
+        super::make_directory(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        bail!("an agent is at work already: it listens on {shown}");
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            bail!("cannot remove {shown}, left by an earlier agent: {error}")
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot make {shown}"))?;
+    let group = group_number(&control.group);
+    chown(path, Some(0), group).with_context(|| format!("cannot give away {shown}"))?;
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .with_context(|| format!("cannot set the mode of {shown}"))?;
+    if group.is_none() {
+        eprintln!("mcp-monitor: there is no group {}: only root may use {shown}", control.group);
+    }
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// What requests are answered with.
+#[derive(Clone)]
+struct Office {
+    asker: Asker,
+    follow: broadcast::Sender<Told>,
+    scraped: Scraped,
+}
+
+/// What `/metrics` shows.
+#[derive(Clone)]
+pub struct Scraped {
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The kernel programs, looked at when somebody asks.
+    pub programs: Arc<Vec<(String, OwnedFd)>>,
+}
+
+/// Serves both sockets from a thread of its own.
+///
+/// # Errors
+/// When the address of `/metrics` cannot be used.
+pub fn start(
+    listener: UnixListener,
+    config: &Config,
+    asker: Asker,
+    follow: broadcast::Sender<Told>,
+    scraped: Scraped,
+) -> anyhow::Result<()> {
+    let office = Office { asker, follow, scraped };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listen = config.metrics.listen;
+    let listener_of_metrics = match config.metrics.enabled {
+        true => {
+            let bound = std::net::TcpListener::bind(listen);
+            Some(bound.with_context(|| format!("metrics.listen: cannot listen on {listen}"))?)
+        }
+        false => None,
+    };
+    let serve = move || {
+        runtime.block_on(async move {
+            if let Some(listener) = listener_of_metrics {
+                tokio::spawn(report(serve_metrics(listener, office.scraped.clone())));
+            }
+            report(serve_control(listener, office)).await;
+        });
+    };
+    std::thread::Builder::new().name("control".to_owned()).spawn(serve)?;
+    Ok(())
+}
+
+/// Says what has ended a server that should not end.
+async fn report(serving: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = serving.await {
+        eprintln!("mcp-monitor: a socket is not served any more: {error}");
+    }
+}
+
+async fn serve_metrics(listener: std::net::TcpListener, scraped: Scraped) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let router = Router::new().route("/metrics", get(scrape)).with_state(scraped);
+    let places = Arc::new(Semaphore::new(16));
+    loop {
+        let place = places.clone().acquire_owned().await;
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                pause_after(&error).await;
+                continue;
+            }
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            // A scraper that goes away is nobody's fault.
+            let _ = tokio::time::timeout(PATIENCE, serve_one(TokioIo::new(stream), router)).await;
+        });
+    }
+}
+
+async fn serve_control(listener: UnixListener, office: Office) -> io::Result<()> {
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let router = router(office);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = places.clone().acquire_owned().await;
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                pause_after(&error).await;
+                continue;
+            }
+        };
+        let Some(caller) = caller(&stream) else { continue };
+        let router = router.clone().layer(Extension(caller));
+        tokio::spawn(async move {
+            let _place = place;
+            let _ = serve_one(TokioIo::new(stream), router).await;
+        });
+    }
+}
+
+/// Out of descriptors, most likely: until somebody has gone.
+async fn pause_after(error: &io::Error) {
+    eprintln!("mcp-monitor: cannot accept a connection: {error}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn serve_one<I>(io: I, router: Router) -> Result<(), hyper::Error>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(64 << 10)
+        .serve_connection(io, TowerToHyperService::new(router))
+        .await
+}
+
+fn caller(stream: &UnixStream) -> Option<Caller> {
+    let credentials = stream.peer_cred().ok()?;
+    Some(Caller { pid: credentials.pid()? as u32, uid: credentials.uid() })
+}
+
+fn router(office: Office) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/alerts", get(alerts))
+        .route("/v1/alerts/follow", get(follow))
+        .route("/v1/plan", post(plan))
+        .route("/v1/instances", post(launch))
+        .route("/v1/instances/{instance}/end", post(end))
+        .route("/v1/reload", post(reload))
+        .route("/metrics", get(own_metrics))
+        .fallback(nothing)
+        .with_state(office)
+}
+
+async fn nothing() -> Refusal {
+    Refusal::NotFound("there is no such request: see docs/agent.md".to_owned())
+}
+
+async fn status(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Refusal> {
+    Ok(Json(office.asker.ask(caller, Ask::Status).await?).into_response())
+}
+
+async fn reload(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Refusal> {
+    Ok(Json(office.asker.ask(caller, Ask::Reload).await?).into_response())
+}
+
+async fn end(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    Parameter(instance): Parameter<u32>,
+) -> Result<Response, Refusal> {
+    let summary = office.asker.ask(caller, |reply| Ask::End(instance, reply)).await?;
+    Ok(summary.into_response())
+}
+
+async fn alerts(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Refusal> {
+    let told = office.asker.ask(caller, Ask::Alerts).await?;
+    let lines: String = told.iter().flat_map(|told| [&told.line, "\n"]).collect();
+    Ok(([(CONTENT_TYPE, LINES)], lines).into_response())
+}
+
+/// What JSON lines are called.
+const LINES: &str = "application/x-ndjson";
+
+async fn follow(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Refusal> {
+    let mut following = office.follow.subscribe();
+    // Whether the caller may; the answer itself is in the past.
+    office.asker.ask(caller, Ask::Alerts).await?;
+    let (lines, stream) = mpsc::channel(64);
+    tokio::spawn(async move {
+        loop {
+            let line = match following.recv().await {
+                Ok(told) if caller.is_root() || told.uid == caller.uid => told.line,
+                Ok(_) => continue,
+                Err(broadcast::error::RecvError::Lagged(count)) => {
+                    format!("{{\"v\":1,\"type\":\"loss\",\"where\":\"follow\",\"count\":{count}}}")
+                        .into()
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            };
+            // Fails when the follower has gone.
+            if lines.send(line).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(lines_of(stream, None))
+}
+
+/// The launch that a request is about.
+async fn read_launch(body: Body) -> Result<Box<Launch>, Refusal> {
+    // Whoever does not finish in time, or says too much.
+    let body = tokio::time::timeout(PATIENCE, to_bytes(body, REQUEST_MAX)).await;
+    let body = body.ok().and_then(Result::ok).ok_or_else(|| {
+        let most = REQUEST_MAX >> 20;
+        Refusal::Wrong(format!("the request did not come within {PATIENCE:?} and {most} MiB"))
+    })?;
+    let launch = serde_json::from_slice(&body);
+    launch
+        .map(Box::new)
+        .map_err(|error| Refusal::Wrong(format!("the request is no launch: {error}")))
+}
+
+async fn plan(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let launch = read_launch(body).await?;
+    let plan = office.asker.ask(caller, |reply| Ask::Plan(launch, reply)).await?;
+    Ok(Json(plan).into_response())
+}
+
+async fn launch(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let launch = read_launch(body).await?;
+    let Launched { started, told } =
+        office.asker.ask(caller, |reply| Ask::Launch(launch, reply)).await?;
+    let line = Line { instance: started.instance, caller, asker: office.asker };
+    let first =
+        serde_json::to_string(&started).map_err(|error| Refusal::Failed(error.to_string()))?;
+    let (lines, stream) = mpsc::channel(64);
+    tokio::spawn(pass_on(first.into(), told, lines));
+    Ok(lines_of(stream, Some(line)))
+}
+
+async fn pass_on(
+    first: Arc<str>,
+    mut told: mpsc::Receiver<Arc<str>>,
+    lines: mpsc::Sender<Arc<str>>,
+) {
+    let mut next = Some(first);
+    while let Some(line) = next {
+        if lines.send(line).await.is_err() {
+            return;
+        }
+        next = tokio::select! {
+            line = told.recv() => line,
+            () = lines.closed() => None,
+        };
+    }
+}
+
+/// The line to a launcher; when it breaks, the watcher is told.
+struct Line {
+    instance: u32,
+    caller: Caller,
+    asker: Asker,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let (asker, caller, instance) = (self.asker.clone(), self.caller, self.instance);
+        // A full inbox must not make an instance outlive its launcher.
+        tokio::spawn(async move {
+            while asker.tell(caller, Ask::Gone(instance)) == Err(Refusal::Busy) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+}
+
+/// A body of lines.
+struct Lines {
+    lines: mpsc::Receiver<Arc<str>>,
+    _line: Option<Line>,
+}
+
+impl Stream for Lines {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.lines
+            .poll_recv(context)
+            .map(|line| line.map(|line| Ok([line.as_bytes(), b"\n"].concat().into())))
+    }
+}
+
+fn lines_of(lines: mpsc::Receiver<Arc<str>>, line: Option<Line>) -> Response {
+    let body = Body::from_stream(Lines { lines, _line: line });
+    ([(CONTENT_TYPE, LINES)], body).into_response()
+}
+
+async fn own_metrics(State(office): State<Office>) -> Response {
+    scrape(State(office.scraped)).await
+}
+
+async fn scrape(State(Scraped { metrics, programs }): State<Scraped>) -> Response {
+    metrics.measure_agent();
+    metrics.count_programs(&programs);
+    match metrics.text() {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => Refusal::Failed(error.to_string()).into_response(),
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Wrong(_) => StatusCode::BAD_REQUEST,
+            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, Json(serde_json::json!({ "error": self.to_string() }))).into_response()
+    }
+}

@@ -1,0 +1,268 @@
+//! The host agent: one kernel side for all servers of a machine, which goes on judging when the
+//! agent does not run.
+//!
+//! ```text
+//! run, status, ... -> control socket -> Asker -> Inbox -> Watch -> kernel maps, cgroups
+//! kernel programs  -> rings -> Pipeline -> recording, journal, Followers -> alerts --follow, metrics
+//! ```
+//!
+//! Two threads: the watcher owns everything about the kernel and the instances; the other one runs
+//! the sockets and only asks.
+
+pub mod client;
+pub mod config;
+mod control;
+mod followers;
+mod instances;
+mod metrics;
+pub mod request;
+mod state;
+mod watch;
+
+use std::{collections::BTreeMap, io, path::Path, rc::Rc, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+
+use self::{
+    config::{Backend, Config},
+    control::Scraped,
+    followers::Followers,
+    instances::Instance,
+    metrics::Metrics,
+    state::{Saved, StateDirectory},
+    watch::Watch,
+};
+use crate::{
+    enrich::{Clock, Enricher, clock},
+    event::Veil,
+    kernel::{self, Kernel, KernelError, Tags, pins::Pins},
+    launch::{Account, signals::Signals},
+    pipeline::{Pipeline, Sinks},
+    rules::SearchPath,
+    segment::{Header, key},
+    sink::{
+        recording::{Destination, SegmentWriter},
+        stderr::Stderr,
+        terminal::Terminal,
+    },
+};
+
+/// Runs the agent until a signal ends it.
+///
+/// # Errors
+/// When this machine lacks something, the configuration is wrong, or another agent runs.
+pub fn serve(config: &Config) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(KernelError::Privileges);
+    }
+    let signals = Signals::block().context("cannot take over signals")?;
+    let listener = control::listen(&config.control)?;
+    let mut kernel = load_kernel(config)?;
+    let metrics = Metrics::new(&kernel.backend().to_string())?;
+    let metrics = Arc::new(metrics);
+    let key = key::open(&config.recording.key)
+        .inspect_err(|error| eprintln!("mcp-monitor: the recording is not signed: {error}"))
+        .ok();
+    let veil =
+        Veil::new(config.recording.privacy, key.as_ref().map(ed25519_dalek::SigningKey::as_bytes))?;
+    let state = StateDirectory::beside(&config.control.socket)
+        .context("cannot make the directory beside the control socket")?;
+    let tags = Rc::new(kernel.take_tags()?);
+    let mut followers = Followers::new(metrics.clone(), state.clone(), kernel.read_before());
+    let adopted = adopt(&mut kernel, &state, &tags, &mut followers)?;
+    let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
+        .context("cannot describe this machine")?;
+    header.policies = adopted.instances.values().map(|one| one.policy.clone()).collect();
+    let destination = Destination::Directory {
+        directory: config.recording.directory.clone(),
+        stream: "agent".to_owned(),
+    };
+    let recording = SegmentWriter::open(destination, header, config.recording.options(), key)?;
+    let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
+    enricher.veil(veil.clone());
+    for instance in adopted.instances.values() {
+        enricher.name(instance.number(), &instance.policy.server);
+    }
+    let (asker, inbox) = request::pair()?;
+    let follow = followers.follow();
+    let terminal = Terminal::new(Stderr::new(), false).with_checkpoints(true);
+    let account = Account::of_root()?;
+    let sinks = Sinks { recording, terminal, audience: followers, account };
+    let mut pipeline = Pipeline::new(kernel.take_rings()?, enricher, sinks);
+    if let Some(recorded) = adopted.recorded {
+        pipeline = pipeline.go_on(recorded);
+    }
+    for (policy, compiled) in adopted.compiled {
+        pipeline.explain(policy, compiled);
+    }
+    let blind = adopted.blind;
+    for message in adopted.messages {
+        pipeline.agent(0, "takeover", &message);
+    }
+    if let Some(blind) = blind {
+        metrics.blind.inc_by(blind.as_secs());
+    }
+    let scraped = Scraped { metrics: metrics.clone(), programs: Arc::new(kernel.programs()) };
+    control::start(listener, config, asker, follow, scraped)?;
+    kernel::give_memory_back();
+    // Fails when systemd did not start us.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    eprintln!(
+        "mcp-monitor: watching with the {} backend; control socket {}",
+        kernel.backend(),
+        config.control.socket.display()
+    );
+    Watch {
+        kernel,
+        pipeline,
+        tags,
+        signals,
+        inbox,
+        search: SearchPath::new(config.rules.directory.as_deref()),
+        state,
+        metrics,
+        veil,
+        blind,
+        instances: adopted.instances,
+        next_policy: adopted.next_policy,
+        epoll: None,
+    }
+    .run()
+}
+
+/// Ends all instances and removes all programs, maps and state; an agent that runs is ended first
+/// by whoever asks for this.
+///
+/// # Errors
+/// When something stays.
+pub fn detach_all(config: &Config) -> anyhow::Result<()> {
+    let _alone = control::listen(&config.control)?;
+    let parent = crate::launch::cgroup::parent()?;
+    for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+        let state = config.control.socket.with_file_name("instances");
+        let known = state.join(entry.file_name()).with_extension("json").exists();
+        if known && let Ok(cgroup) = crate::launch::Cgroup::open(&entry.path()) {
+            crate::launch::Tree::new(cgroup, Box::new(Vec::new)).end()?;
+        }
+    }
+    let pins = Pins::at(&config.kernel.pins);
+    pins.remove_all().context("cannot remove what is pinned")?;
+    if let Ok(state) = StateDirectory::beside(&config.control.socket) {
+        state.remove();
+    }
+    Ok(())
+}
+
+fn load_kernel(config: &Config) -> anyhow::Result<Kernel> {
+    let backend = match config.kernel.backend {
+        Backend::Auto => None,
+        Backend::Lsm => Some(kernel::Backend::Lsm),
+        Backend::Tracepoint => Some(kernel::Backend::Tracepoint),
+    };
+    let pins = Some(config.kernel.pins.clone());
+    let kernel = Kernel::load(&kernel::Options { backend, diagnostics: false, pins })?;
+    if let Some(reason) = kernel.passed_over() {
+        eprintln!("mcp-monitor: using the tracepoint backend, because {reason}");
+    }
+    Ok(kernel)
+}
+
+/// What an earlier agent has left running.
+struct Adopted {
+    instances: BTreeMap<u32, Instance>,
+    compiled: Vec<(u32, Arc<crate::rules::Compiled>)>,
+    next_policy: u32,
+    blind: Option<Duration>,
+    /// Records of each ring in the recording of the agent before.
+    recorded: Option<(u64, u64)>,
+    messages: Vec<String>,
+}
+
+fn adopt(
+    kernel: &mut Kernel,
+    state: &StateDirectory,
+    tags: &Rc<Tags>,
+    followers: &mut Followers,
+) -> anyhow::Result<Adopted> {
+    let (saved, wrong) = state.read().context("cannot read the state of the agent before")?;
+    let mut adopted = Adopted {
+        instances: BTreeMap::new(),
+        compiled: Vec::new(),
+        next_policy: 1,
+        blind: None,
+        recorded: None,
+        messages: wrong,
+    };
+    if !kernel.was_taken_over() {
+        for saved in saved {
+            state.forget(saved.policy.instance);
+        }
+        return Ok(adopted);
+    }
+    adopted.recorded = state.recorded();
+    let now = clock::boot_ns();
+    let last = state.last_seen()?;
+    adopted.blind = last.map(|last| Duration::from_nanos(now.saturating_sub(last)));
+    let mut fresh = Vec::new();
+    for saved in saved {
+        adopted.next_policy = adopted.next_policy.max(saved.policy.policy + 1);
+        match adopt_one(kernel, tags, saved) {
+            Ok(one) => fresh.push(one),
+            Err((number, error)) => {
+                state.forget(number);
+                adopted.messages.push(format!("instance {number}: {error}"));
+            }
+        }
+    }
+    kernel.sweep()?;
+    for (mut instance, compiled, in_kernel) in fresh {
+        let number = instance.number();
+        if !in_kernel {
+            instance.slot = kernel.install(instance.policy.policy, &compiled)?;
+            kernel.bind(number, instance.slot)?;
+        }
+        // Nobody is told yet: who launched it has lost its line.
+        let _ = followers.begin(number, &instance.policy.server, instance.uid);
+        adopted.compiled.push((instance.policy.policy, compiled));
+        adopted.instances.insert(number, instance);
+    }
+    let blind = adopted.blind.unwrap_or_default().as_secs_f64();
+    adopted.messages.push(format!(
+        "took over {} instances; nobody had read the rings for {blind:.1} s, in which the kernel \
+         programs went on",
+        adopted.instances.len()
+    ));
+    Ok(adopted)
+}
+
+type Fresh = (Instance, Arc<crate::rules::Compiled>, bool);
+
+fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh, (u32, String)> {
+    let number = saved.policy.instance;
+    let failed = |error: String| (number, error);
+    let cgroup = instances::find(number).map_err(|error| failed(error.to_string()))?;
+    let compiled = instances::recompile(&saved.policy).map_err(failed)?;
+    let slot = kernel
+        .adopt(number, saved.position, &compiled)
+        .map_err(|error| failed(error.to_string()))?;
+    let Saved { policy, launch, uid, started_ns, .. } = saved;
+    let instance = Instance {
+        policy,
+        slot: slot.unwrap_or_default(),
+        launch,
+        uid,
+        started_ns,
+        tree: instances::tree(cgroup, number, tags.clone()),
+        names: None,
+        stale: None,
+        is_alone: true,
+        ending: None,
+    };
+    Ok((instance, compiled, slot.is_some()))
+}
+
+/// Makes a directory that only root may write to, and that everybody may pass.
+fn make_directory(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}

@@ -1,0 +1,288 @@
+//! What the control socket asks of the watcher. The watcher owns the kernel side and everything
+//! about instances; the socket's thread only asks, and waits for the answer.
+
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::event::Bytes;
+
+/// Questions that wait for the watcher.
+const WAITING_MAX: usize = 256;
+
+/// Who asks, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Process.
+    pub pid: u32,
+    /// User.
+    pub uid: u32,
+}
+
+impl Caller {
+    /// Root controls; others have rights on what is theirs.
+    pub fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+}
+
+/// Where an answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// A question with its asker.
+pub struct Request {
+    /// Who asks.
+    pub caller: Caller,
+    /// What.
+    pub ask: Ask,
+}
+
+/// The questions.
+pub enum Ask {
+    /// What a launch would be under.
+    Plan(Box<Launch>, Reply<Plan>),
+    /// Put a waiting process under watch.
+    Launch(Box<Launch>, Reply<Launched>),
+    /// End an instance; the answer is its summary.
+    End(u32, Reply<String>),
+    /// Whoever launched the instance has gone.
+    Gone(u32),
+    /// What there is.
+    Status(Reply<Status>),
+    /// Load all rules again.
+    Reload(Reply<Vec<Reloaded>>),
+    /// Whether alerts may be read; with the latest of them.
+    Alerts(Reply<Vec<Told>>),
+}
+
+/// What a launch needs to know. Bytes are in the text form of events.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// The waiting child of the caller; nobody yet for a plan.
+    pub pid: u32,
+    /// Whose rules; the default policy when missing.
+    pub server: Option<String>,
+    /// `enforce` where the rules say observe.
+    pub mode: Option<Mode>,
+    /// The server's command.
+    pub command: Vec<Bytes>,
+    /// The server's environment.
+    pub environment: Vec<(Bytes, Bytes)>,
+    /// The server's working directory.
+    pub cwd: Bytes,
+    /// `run --home`, for root.
+    pub home: Option<Bytes>,
+}
+
+/// What a launcher has to know before there is a process.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Plan {
+    /// Whether verdicts are carried out, and secrets kept from the environment.
+    pub enforced: bool,
+    /// Variables that the server is given although they look like secrets.
+    pub pass: BTreeSet<String>,
+}
+
+/// A mode that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Verdicts are recorded.
+    Observe,
+    /// Verdicts are carried out.
+    Enforce,
+}
+
+/// An instance that has begun, and what is told of it.
+pub struct Launched {
+    /// What its launcher is told at once.
+    pub started: Started,
+    /// Lines of its alerts.
+    pub told: mpsc::Receiver<Arc<str>>,
+}
+
+/// What the launcher is told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Started {
+    /// Number of the instance.
+    pub instance: u32,
+    /// Its server.
+    pub server: String,
+    /// `observe` or `enforce`.
+    pub mode: String,
+    /// `lsm` or `tracepoint`.
+    pub backend: String,
+    /// What may not be as meant.
+    pub warnings: Vec<String>,
+}
+
+/// An alert that was told, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// User who launched the instance.
+    pub uid: u32,
+    /// The line, without its newline.
+    pub line: Arc<str>,
+}
+
+/// What `status` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// `lsm` or `tracepoint`.
+    pub backend: String,
+    /// Why the better backend was passed over.
+    pub passed_over: Option<String>,
+    /// Where it records.
+    pub recording: String,
+    /// Events lost on the way, of all instances.
+    pub lost: u64,
+    /// How long the agent that was before this one had left the kernel alone, in seconds.
+    pub blind_seconds: Option<u64>,
+    /// What runs.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// One instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct InstanceStatus {
+    /// Its number.
+    pub instance: u32,
+    /// Its server.
+    pub server: String,
+    /// Process that the tree began with.
+    pub pid: u32,
+    /// User who launched it.
+    pub uid: u32,
+    /// `observe` or `enforce`.
+    pub mode: String,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// Events so far.
+    pub events: u64,
+    /// Alerts so far.
+    pub alerts: u64,
+    /// Why the latest rules are not in force; those before are.
+    pub stale: Option<String>,
+}
+
+/// What became of the rules of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Reloaded {
+    /// Its number.
+    pub instance: u32,
+    /// Its server.
+    pub server: String,
+    /// Why the old ones stay in force.
+    pub error: Option<String>,
+}
+
+/// Why something is not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The caller has no right to it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// What was asked makes no sense.
+    #[error("{0}")]
+    Wrong(String),
+    /// The agent cannot.
+    #[error("{0}")]
+    Failed(String),
+    /// Too much is being asked.
+    #[error("the agent is busy: try again")]
+    Busy,
+}
+
+/// The asking side.
+#[derive(Clone)]
+pub struct Asker {
+    requests: SyncSender<Request>,
+    wake: Arc<EventFd>,
+}
+
+/// The answering side.
+pub struct Inbox {
+    requests: Receiver<Request>,
+    wake: Arc<EventFd>,
+}
+
+/// Both sides.
+///
+/// # Errors
+/// When the kernel has no descriptor left.
+pub fn pair() -> nix::Result<(Asker, Inbox)> {
+    let (sender, receiver) = sync_channel(WAITING_MAX);
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    let wake = Arc::new(EventFd::from_flags(flags)?);
+    Ok((Asker { requests: sender, wake: wake.clone() }, Inbox { requests: receiver, wake }))
+}
+
+impl Asker {
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn ask<T>(
+        &self,
+        caller: Caller,
+        ask: impl FnOnce(Reply<T>) -> Ask,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(caller, ask(reply))?;
+        // The watcher drops what it does not answer only when it ends.
+        answer.await.unwrap_or_else(|_| Err(Refusal::Failed("the agent is ending".to_owned())))
+    }
+
+    /// Tells, without an answer.
+    ///
+    /// # Errors
+    /// When too much waits already.
+    pub fn tell(&self, caller: Caller, ask: Ask) -> Result<(), Refusal> {
+        match self.requests.try_send(Request { caller, ask }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(Refusal::Busy),
+            Err(TrySendError::Disconnected(_)) => {
+                return Err(Refusal::Failed("the agent is ending".to_owned()));
+            }
+        }
+        // Fails only when the counter is full, and then the watcher is awake.
+        let _ = self.wake.write(1);
+        Ok(())
+    }
+}
+
+impl Inbox {
+    /// The next question, if there is one.
+    pub fn next(&self) -> Option<Request> {
+        self.requests.try_recv().ok()
+    }
+
+    /// Makes it quiet until the next question comes; before they are read.
+    pub fn quiet(&self) {
+        // Fails when nothing woke it.
+        let _ = self.wake.read();
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}

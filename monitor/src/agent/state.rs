@@ -1,0 +1,141 @@
+//! What the next agent needs to go on with the instances that run: a file each, beside the control
+//! socket. They are gone after a reboot, as the pinned maps are.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::request::Launch;
+use crate::{enrich::clock, event::PolicyText};
+
+/// An instance.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Saved {
+    /// Position in the kernel's table.
+    pub position: u32,
+    /// The policy in force.
+    pub policy: PolicyText,
+    /// How it was launched.
+    pub launch: Launch,
+    /// Who launched it.
+    pub uid: u32,
+    /// When it began, CLOCK_BOOTTIME, ns.
+    pub started_ns: u64,
+}
+
+/// The directory of the files.
+#[derive(Clone, Debug)]
+pub struct StateDirectory(PathBuf);
+
+impl StateDirectory {
+    /// Beside the control socket. The environment of servers stands in the files, so that only root
+    /// may read them.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn beside(socket: &Path) -> io::Result<Self> {
+        let path = socket.with_file_name("instances");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+
+    /// All instances that were saved. What is no file of an agent's is told in words.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn read(&self) -> io::Result<(Vec<Saved>, Vec<String>)> {
+        let (mut instances, mut wrong) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            let saved = fs::read(&path).map_err(|error| error.to_string()).and_then(|bytes| {
+                serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+            });
+            match saved {
+                Ok(saved) => instances.push(saved),
+                Err(error) => wrong.push(format!("{}: {error}", path.display())),
+            }
+        }
+        Ok((instances, wrong))
+    }
+
+    /// Replaces the file of an instance.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, saved: &Saved) -> io::Result<()> {
+        let path = self.file(saved.policy.instance);
+        let new = path.with_extension("new");
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&new)?;
+        let mut file = io::BufWriter::new(file);
+        serde_json::to_writer(&mut file, saved)?;
+        file.flush()?;
+        fs::rename(new, path)
+    }
+
+    /// Says that an agent is at work; about once a second.
+    pub fn is_seen(&self) {
+        // What it cannot say, the next agent does not know.
+        let _ = fs::write(self.seen(), clock::boot_ns().to_string());
+    }
+
+    /// When an agent was last at work, CLOCK_BOOTTIME, ns.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn last_seen(&self) -> io::Result<Option<u64>> {
+        match fs::read_to_string(self.seen()) {
+            Ok(text) => Ok(text.trim().parse().ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says how much of each ring is in the recording: events, violations.
+    pub fn has_recorded(&self, events: u64, violations: u64) {
+        // As above.
+        let _ = fs::write(self.recorded_file(), format!("{events} {violations}"));
+    }
+
+    /// How much of each ring was in the recording of the agent before.
+    pub fn recorded(&self) -> Option<(u64, u64)> {
+        let text = fs::read_to_string(self.recorded_file()).ok()?;
+        let (events, violations) = text.split_once(' ')?;
+        Some((events.parse().ok()?, violations.parse().ok()?))
+    }
+
+    fn recorded_file(&self) -> PathBuf {
+        self.0.with_file_name("recorded")
+    }
+
+    fn seen(&self) -> PathBuf {
+        self.0.with_file_name("seen")
+    }
+
+    /// Removes the file of an instance.
+    pub fn forget(&self, instance: u32) {
+        // Fails when there is none.
+        let _ = fs::remove_file(self.file(instance));
+    }
+
+    /// Removes everything.
+    pub fn remove(&self) {
+        // Fails when it is not there.
+        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_file(self.seen());
+        let _ = fs::remove_file(self.recorded_file());
+    }
+
+    fn file(&self, instance: u32) -> PathBuf {
+        self.0.join(format!("{instance}.json"))
+    }
+}
