@@ -187,7 +187,7 @@ pub struct Policy {
     pub record: u64,
     /// One of [`mode`].
     pub mode: u8,
-    /// 1: rules name hosts, so that DNS goes to the agent ([`InstanceState::resolver`]).
+    /// 1: DNS goes to the agent ([`InstanceState::resolver`]), as it does where rules name hosts.
     pub names: u8,
     /// [`verdict`] of what no rule names, by bit number of [`access`].
     pub unlisted: [u8; access::COUNT],

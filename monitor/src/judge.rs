@@ -29,12 +29,19 @@ use crate::{
 };
 
 /// What is judged together: one object of an event, and what is asked of it.
-struct Case<'a> {
+pub struct Case<'a> {
     /// Its path; of what has none only the classes count.
-    path: Option<&'a [u8]>,
+    pub path: Option<&'a [u8]>,
     /// Bits of [`class`] that do not come from the path: labels, sets by kind.
-    classes: u32,
-    asked: u8,
+    pub classes: u32,
+    /// Bits of [`access`].
+    pub asked: u8,
+}
+
+/// What an event asks of paths and of other processes; addresses and programs aside.
+pub fn cases_of(event: &Event) -> impl Iterator<Item = Case<'_>> {
+    let cases = event.observed.as_ref().map(|observed| cases(event, observed));
+    cases.into_iter().flatten().flatten().filter(|case| case.asked != 0)
 }
 
 /// The verdict on an event under a policy, as in enforce mode.

@@ -16,6 +16,7 @@ pub mod event;
 pub mod judge;
 pub mod kernel;
 pub mod launch;
+pub mod learn;
 pub mod names;
 pub mod pipeline;
 pub mod replay;

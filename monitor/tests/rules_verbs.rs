@@ -215,3 +215,28 @@ fn explain_knows_a_set_member_by_another_name() {
     assert_eq!(judge("link"), alert);
     assert_eq!(judge("other"), ("allow".to_owned(), serde_json::json!([])));
 }
+
+#[test]
+fn explain_says_what_becomes_of_a_host() {
+    let folder = server(
+        "[network]\nconnect = [\"api.example.com:443\"]\n[response]\nmode = \"enforce\"\n\
+         unlisted = { connect = \"deny\" }",
+    );
+    let explain = |target: &str| {
+        let arguments = ["explain", "--server", "s", "connect", target];
+        text(&mcp_monitor(&arguments, folder.path()))
+    };
+    let said = explain("api.example.com:443");
+    assert!(said.starts_with("allow: connect api.example.com:443"), "{said}");
+    assert!(said.contains("network.connect \"api.example.com:443\""), "{said}");
+    assert!(said.contains("its addresses are let in"), "{said}");
+    let said = explain("api.example.com:80");
+    assert!(said.starts_with("deny: ") && said.contains("with other ports"), "{said}");
+    let said = explain("other.example.com:443/udp");
+    assert!(said.starts_with("deny: ") && said.contains("the question for its address"), "{said}");
+    let said = text(&mcp_monitor(
+        &["explain", "--server", "s", "listen", "api.example.com:443"],
+        folder.path(),
+    ));
+    assert!(said.contains("write an address with its port"), "{said}");
+}

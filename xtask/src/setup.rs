@@ -142,6 +142,7 @@ pub fn prometheus() -> Option<PathBuf> {
     }
     say(format!("taking Debian's prometheus apart into {}", folder.display()));
     let taken = std::fs::create_dir_all(&folder).map_err(anyhow::Error::from).and_then(|()| {
+        run(apt_get().arg("update"))?;
         run(Command::new("apt-get").args(["download", "prometheus"]).current_dir(&folder))?;
         let script = "dpkg-deb --extract prometheus_*.deb .";
         run(Command::new("sh").args(["-c", script]).current_dir(&folder))

@@ -8,8 +8,8 @@ use std::{
 };
 
 use prometheus::{
-    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-    core::Collector,
+    Counter, CounterVec, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector,
 };
 
 use crate::{
@@ -43,11 +43,11 @@ pub struct Metrics {
     /// Room of the kernel's tables.
     pub map_capacity: IntGaugeVec,
     /// Runs of kernel programs.
-    pub program_runs: GaugeVec,
+    pub program_runs: CounterVec,
     /// Time of kernel programs, in seconds.
-    pub program_seconds: GaugeVec,
+    pub program_seconds: CounterVec,
     /// Runs of kernel programs that were left out because they were running already.
-    pub program_misses: GaugeVec,
+    pub program_misses: CounterVec,
     /// Time from the kernel to the sinks of the latest batch, in seconds.
     pub lag: Gauge,
     /// Seconds in which no agent read what the kernel programs had to say.
@@ -55,7 +55,7 @@ pub struct Metrics {
     /// Anonymous memory of the agent, in bytes.
     pub memory: IntGauge,
     /// Processor time of the agent, in seconds.
-    pub cpu: Gauge,
+    pub cpu: Counter,
 }
 
 impl Metrics {
@@ -93,17 +93,17 @@ impl Metrics {
             reloads: counters("reloads_total", "Reloads of rules, by result", &["result"])?,
             map_entries: gauges("map_entries", "Entries in a table of the kernel", &["map"])?,
             map_capacity: gauges("map_capacity", "Room of a table of the kernel", &["map"])?,
-            program_runs: floats(
+            program_runs: sums(
                 "program_runs_total",
                 "Runs of a kernel program (0 unless kernel.bpf_stats_enabled is 1)",
                 &["program"],
             )?,
-            program_seconds: floats(
+            program_seconds: sums(
                 "program_seconds_total",
                 "Time that a kernel program ran (0 unless kernel.bpf_stats_enabled is 1)",
                 &["program"],
             )?,
-            program_misses: floats(
+            program_misses: sums(
                 "program_recursion_misses_total",
                 "Runs of a kernel program that were left out because it was running already",
                 &["program"],
@@ -117,7 +117,7 @@ impl Metrics {
                 "resident_anonymous_bytes",
                 "Anonymous memory of the agent",
             ))?,
-            cpu: Gauge::with_opts(options("cpu_seconds_total", "Processor time of the agent"))?,
+            cpu: Counter::with_opts(options("cpu_seconds_total", "Processor time of the agent"))?,
             registry,
         };
         let build = gauges("build_info", "Version and backend; always 1", &["version", "backend"])?;
@@ -160,7 +160,8 @@ impl Metrics {
             self.memory.set(pages.saturating_mul(1024) as i64);
         }
         if let Ok(stat) = own.stat() {
-            self.cpu.set((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
+            let ticks = (stat.utime + stat.stime) as f64;
+            raise(&self.cpu, ticks / procfs::ticks_per_second() as f64);
         }
     }
 
@@ -169,9 +170,9 @@ impl Metrics {
         for (name, program) in programs {
             let Statistics { runs, time_ns, misses } = Statistics::of(program);
             let labels = [name.as_str()];
-            self.program_runs.with_label_values(&labels).set(runs as f64);
-            self.program_seconds.with_label_values(&labels).set(time_ns as f64 / 1e9);
-            self.program_misses.with_label_values(&labels).set(misses as f64);
+            raise(&self.program_runs.with_label_values(&labels), runs as f64);
+            raise(&self.program_seconds.with_label_values(&labels), time_ns as f64 / 1e9);
+            raise(&self.program_misses.with_label_values(&labels), misses as f64);
         }
     }
 
@@ -284,8 +285,13 @@ fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaug
     IntGaugeVec::new(options(name, help), labels)
 }
 
-fn floats(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-    GaugeVec::new(options(name, help), labels)
+fn sums(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<CounterVec> {
+    CounterVec::new(options(name, help), labels)
+}
+
+/// Brings a counter up to what somebody else has counted.
+fn raise(counter: &Counter, value: f64) {
+    counter.inc_by((value - counter.get()).max(0.0));
 }
 
 #[cfg(test)]

@@ -383,7 +383,7 @@ impl Watch {
         slot: Slot,
         compiled: &Arc<Compiled>,
     ) -> Option<Service> {
-        if !compiled.names_hosts() {
+        if !compiled.answers_dns() {
             return None;
         }
         if let Err(error) = self.kernel.attach_dns() {

@@ -198,7 +198,7 @@ fn run(arguments: &Arguments, mut target: Target) -> anyhow::Result<()> {
     } else {
         print_text(arguments, &target, &loaded, &explanation)?;
         if let Target::Host { name, .. } = &target {
-            print_host(&compiled, name)?;
+            print_host(&compiled, name, explanation.decision)?;
         }
     }
     Ok(())
@@ -303,15 +303,15 @@ fn print_text(
 }
 
 /// What there is to say about a host besides.
-fn print_host(compiled: &Compiled, name: &str) -> io::Result<()> {
+fn print_host(compiled: &Compiled, name: &str, decision: Decision) -> io::Result<()> {
     let naming = compiled.judge_name(name, &[]);
     let told = match naming.standing {
-        _ if !compiled.names_hosts() => "no rule names a host: its address decides",
+        Standing::Named if decision.verdict > verdict::ALLOW => "it is named, with other ports",
         Standing::Named => {
             "its addresses are let in as the agent's answers give them, unless private"
         }
         _ if compiled.refuses_unnamed() => "the question for its address is refused",
-        _ => "no rule names it: its address decides",
+        _ => "no rule names it: its address decides, here taken for a public one",
     };
     writeln!(io::stdout(), "  {told}")
 }

@@ -5,6 +5,7 @@ mod ask;
 mod check;
 mod collect;
 mod explain;
+mod learn;
 mod replay;
 mod report;
 mod rule_options;
@@ -44,6 +45,7 @@ enum Verb {
     Check(check::Arguments),
     Collect(collect::Arguments),
     Explain(explain::Arguments),
+    Learn(learn::Arguments),
     Reload(ask::ReloadArguments),
     Replay(replay::Arguments),
     Report(report::Arguments),
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Collect(arguments) => collect::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
+        Verb::Learn(arguments) => learn::main(&arguments),
         Verb::Reload(arguments) => ask::reload(&arguments),
         Verb::Replay(arguments) => replay::main(&arguments),
         Verb::Report(arguments) => report::main(&arguments),

@@ -129,7 +129,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     check_privileges()?;
     let signals = Signals::block().context("cannot take over signals")?;
     let mut kernel = load_kernel(arguments, loaded.mode)?;
-    if compiled.names_hosts() {
+    if compiled.answers_dns() {
         kernel.attach_dns()?;
     }
     let (instance, cgroup) = Cgroup::create(random)?;
@@ -148,7 +148,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     kernel.label_all(&compiled.labels)?;
     let compiled = Arc::new(compiled);
     let names = compiled
-        .names_hosts()
+        .answers_dns()
         .then(|| Service::start(&mut kernel, instance, POLICY, slot, compiled.clone()));
 
     if let Some(signal) = signals.asked_to_end()? {

@@ -357,6 +357,8 @@ fn object(body: &Body) -> String {
             format!("{path} to {}", second.shown())
         }
         Body::Mount { origin, .. } => format!("{} on {path}", origin.shown()),
+        Body::Connect(Contact { name: Some(name), .. })
+        | Body::Send(Contact { name: Some(name), .. }) => format!("{path} ({})", printable(name)),
         _ => path,
     }
 }

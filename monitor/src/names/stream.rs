@@ -31,10 +31,19 @@ struct End {
 /// Somebody who asks by stream.
 pub struct Stream {
     asker: End,
-    resolver: Option<(End, Asked, u16)>,
+    resolver: Option<Resolver>,
     servers: Vec<SocketAddr>,
     /// When it is given up.
     pub until_ns: u64,
+}
+
+/// A resolver that has been asked.
+struct Resolver {
+    end: End,
+    asked: Asked,
+    id: u16,
+    /// Its position among the resolvers.
+    at: usize,
 }
 
 /// A stream has come to its end.
@@ -51,12 +60,12 @@ impl Stream {
 
     /// The question that a resolver has been asked.
     pub fn asked(&self) -> Option<&Asked> {
-        self.resolver.as_ref().map(|(_, asked, _)| asked)
+        self.resolver.as_ref().map(|resolver| &resolver.asked)
     }
 
     /// The sockets to wait on.
     pub fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
-        [Some(&self.asker), self.resolver.as_ref().map(|(end, ..)| end)]
+        [Some(&self.asker), self.resolver.as_ref().map(|resolver| &resolver.end)]
             .into_iter()
             .flatten()
             .map(|end| &end.socket)
@@ -79,15 +88,20 @@ impl Stream {
             if !self.asker.output.is_empty() {
                 return Ok(is_new);
             }
-            if let Some((end, asked, id)) = &mut self.resolver {
+            if let Some(Resolver { end, asked, id, at }) = &mut self.resolver {
                 let answer = match end.flush().and_then(|()| end.message()) {
                     Ok(None) => return Ok(is_new),
                     Ok(Some(answer)) => questions.answer(asked, *id, &answer, under),
                     Err(Closed) => None,
                 };
-                let answer = answer.or_else(|| questions.unanswered(asked, under)).ok_or(Closed)?;
-                self.resolver = None;
-                self.asker.put(&answer);
+                let next = *at + 1;
+                match (answer, self.resolver.take()) {
+                    (Some(answer), _) => self.asker.put(&answer),
+                    (None, Some(resolver)) => {
+                        is_new |= self.ask(resolver.asked, next, questions, under)?;
+                    }
+                    (None, None) => return Err(Closed),
+                }
                 continue;
             }
             let Some(question) = self.asker.message()? else { return Ok(is_new) };
@@ -95,25 +109,28 @@ impl Stream {
             match questions.ask(&question, "tcp", under) {
                 Course::Drop => return Err(Closed),
                 Course::Answer(answer) => self.asker.put(&answer),
-                Course::Ask(asked) => is_new |= self.ask(asked, questions, under)?,
+                Course::Ask(asked) => is_new |= self.ask(asked, 0, questions, under)?,
             }
         }
     }
 
-    /// Asks the first resolver that can be asked; whether there is one.
+    /// Asks the first resolver from this one on that can be asked; whether there is one.
     fn ask(
         &mut self,
         asked: Asked,
+        first: usize,
         questions: &mut Questions,
         under: &Under<'_>,
     ) -> Result<bool, Closed> {
-        let Some(socket) = self.servers.iter().find_map(|server| open(*server).ok()) else {
+        let servers = self.servers.iter().enumerate().skip(first);
+        let opened = { servers }.find_map(|(at, server)| Some((at, open(*server).ok()?)));
+        let Some((at, socket)) = opened else {
             self.asker.put(&questions.unanswered(&asked, under).ok_or(Closed)?);
             return Ok(false);
         };
         let (mut end, id) = (End::of(socket), random());
         end.put(&message::numbered(&asked.bytes, id));
-        self.resolver = Some((end, asked, id));
+        self.resolver = Some(Resolver { end, asked, id, at });
         Ok(true)
     }
 }

@@ -17,6 +17,7 @@ mod error;
 mod explain;
 mod hostname;
 mod labels;
+pub mod learn;
 mod lint;
 mod load;
 mod names;

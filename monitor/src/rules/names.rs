@@ -32,9 +32,9 @@ pub struct Naming {
 }
 
 impl Compiled {
-    /// Whether rules name hosts, so that the agent answers the server's DNS.
-    pub fn names_hosts(&self) -> bool {
-        !self.rules.names.is_empty()
+    /// Whether the agent answers the server's DNS, as it does where rules name hosts.
+    pub fn answers_dns(&self) -> bool {
+        self.policy.names != 0
     }
 
     /// Bits of [`class`] that an address falls in because it belongs to the host `name`.

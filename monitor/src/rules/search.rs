@@ -20,6 +20,8 @@ pub struct SearchPath {
     directories: Vec<PathBuf>,
     recorded: Vec<Arc<Source>>,
     built_in: bool,
+    /// Stands before everything else.
+    first: Option<Arc<Source>>,
 }
 
 impl SearchPath {
@@ -40,18 +42,28 @@ impl SearchPath {
 
     /// Only the copy inside the binary.
     pub fn built_in() -> Self {
-        Self { directories: Vec::new(), recorded: Vec::new(), built_in: true }
+        Self { directories: Vec::new(), recorded: Vec::new(), built_in: true, first: None }
     }
 
     /// Only the texts of a recording.
     pub fn recorded(texts: Vec<Arc<Source>>) -> Self {
-        Self { directories: Vec::new(), recorded: texts, built_in: false }
+        Self { directories: Vec::new(), recorded: texts, built_in: false, first: None }
     }
 
     /// Other rules for a recording: a directory, then the recording's own texts, then the copy
     /// inside the binary.
     pub fn instead_of(rules: &Path, texts: Vec<Arc<Source>>) -> Self {
-        Self { directories: vec![rules.to_path_buf()], recorded: texts, built_in: true }
+        Self {
+            directories: vec![rules.to_path_buf()],
+            recorded: texts,
+            built_in: true,
+            first: None,
+        }
+    }
+
+    /// The same with one text before all others.
+    pub fn with_first(self, first: Arc<Source>) -> Self {
+        Self { first: Some(first), ..self }
     }
 
     /// The strongest text of that name, `None` when there is none.
@@ -60,6 +72,10 @@ impl SearchPath {
         kind: SourceKind,
         name: &str,
     ) -> Result<Option<Arc<Source>>, RuleError> {
+        let is_it = |source: &&Arc<Source>| source.kind == kind && source.name == name;
+        if let Some(source) = self.first.iter().find(is_it) {
+            return Ok(Some(source.clone()));
+        }
         let relative = format!("{}/{name}.toml", kind.folder());
         for directory in &self.directories {
             let path = directory.join(&relative);
@@ -72,7 +88,6 @@ impl SearchPath {
                 Err(source) => return Err(RuleError::Read { path, source }),
             }
         }
-        let is_it = |source: &&Arc<Source>| source.kind == kind && source.name == name;
         if let Some(source) = self.recorded.iter().find(is_it) {
             return Ok(Some(source.clone()));
         }

@@ -13,6 +13,7 @@ use super::{Audience, recording::Totals};
 use crate::{
     enrich::{contact_text, subject},
     event::{Body, Enforced, Event, Shown, printable},
+    rules::DEFAULT,
 };
 
 /// Names of one kind that are kept, and that are shown.
@@ -115,7 +116,9 @@ impl Summary {
             }
             Body::Exec(exec) => self.executed.add(exec.file.path.as_bytes(), 1),
             Body::Connect(contact) | Body::Send(contact) => {
-                self.contacted.add(contact_text(contact).as_bytes(), 1);
+                let text = contact_text(contact);
+                let named = contact.name.as_ref().map(|name| format!("{text} ({name})"));
+                self.contacted.add(named.unwrap_or(text).as_bytes(), 1);
             }
             Body::Unix { .. } => self.contacted.add(subject(&event.body).as_bytes(), 1),
             _ => {}
@@ -154,6 +157,10 @@ impl Summary {
         self.lost.write(out, "lost")?;
         if let Some(Totals { path, lost, reason, checkpoint, .. }) = recording {
             writeln!(out, "  recording  {}", Shown(path.as_os_str().as_encoded_bytes()))?;
+            let path = Shown(path.as_os_str().as_encoded_bytes());
+            // Without rules of its own a server has no name yet.
+            let name = if server == DEFAULT { "NAME".into() } else { printable(server) };
+            writeln!(out, "  learn      mcp-monitor learn --server {name} {path}")?;
             if *lost != 0 {
                 let reason = reason.as_deref().unwrap_or("unknown reason");
                 writeln!(out, "             {lost} events are not in it: {}", printable(reason))?;
@@ -344,7 +351,8 @@ mod tests {
         Summary::default().write(&mut out, "github", Some(&totals)).unwrap();
         let said = String::from_utf8(out).unwrap();
         assert!(said.ends_with(
-            "  recording  /state/run.000001.jsonl\n             3 events are not in it: No space \
+            "  recording  /state/run.000001.jsonl\n  learn      mcp-monitor learn --server github \
+             /state/run.000001.jsonl\n             3 events are not in it: No space \
              left on device\n  checkpoint abababababababababababababababababababababababababababab\
              abababab\n"
         ));

@@ -109,6 +109,8 @@ fn a_named_host_is_reached_and_no_other(lab: &Lab) -> Result<()> {
     cases.add("unnamed", format!("dns connect {RESOLVER} unnamed.example A"));
     cases.add("wild", ask("connect", "a.wild.example", "A", PORT));
     cases.add("too-deep", format!("dns connect {RESOLVER} a.b.wild.example A"));
+    // In a network of its own a process can answer itself, but the agent does not hear of it.
+    cases.add("elsewhere", format!("unshare-net , dns sendto {RESOLVER} a.wild.example A"));
     cases.add("search", format!("dns connect {RESOLVER} api.named.example.corp.example A"));
     let batch = cases.run_in(lab, Mode::Enforce)?;
     for name in ["named", "after", "mapped", "six", "alias", "wild"] {
@@ -118,6 +120,7 @@ fn a_named_host_is_reached_and_no_other(lab: &Lab) -> Result<()> {
         batch.refused(name)?;
     }
     ensure!(!batch.line("probe").starts_with("denied"), "{batch}");
+    ensure!(batch.line("elsewhere").starts_with("failed"), "{batch}");
     for (case, name) in
         [("target", "target.example"), ("unnamed", "unnamed.example"), ("too-deep", "a.b.wild.example")]
     {

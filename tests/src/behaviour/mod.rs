@@ -28,6 +28,7 @@ behaviours! {
     host_names,
     inside,
     launching,
+    learning,
     lineage,
     machine,
     metrics,

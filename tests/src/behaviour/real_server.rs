@@ -55,14 +55,18 @@ fn scene(lab: &Lab) -> Result<Scene> {
 }
 
 /// Where `cargo xtask test` had npm install the real server.
-fn installed() -> Result<PathBuf> {
+pub fn installed() -> Result<PathBuf> {
     match env::var_os("MCP_MONITOR_REAL_SERVERS") {
         Some(folder) => Ok(folder.into()),
         None => skip("no real server is installed here: `cargo xtask test` does it, with npm"),
     }
 }
 
-fn block_on(test: impl Future<Output = Result<()>>) -> Result<()> {
+/// Runs what needs an executor.
+///
+/// # Errors
+/// When there is none, and those of the test.
+pub fn block_on<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the client")?.block_on(test)
 }

@@ -13,4 +13,4 @@ mod scene;
 pub mod turncoat;
 
 pub use client::{Ended, Session};
-pub use scene::{SERVER_PACKAGE, Scene};
+pub use scene::{SERVER, SERVER_PACKAGE, Scene};

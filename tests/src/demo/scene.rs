@@ -14,8 +14,8 @@ use crate::Backend;
 
 /// The real server: the name of its npm package.
 pub const SERVER_PACKAGE: &str = "@modelcontextprotocol/server-filesystem";
-/// Whose rules it runs under, the product's own.
-const SERVER: &str = "filesystem";
+/// Whose rules it runs under, the product's own unless others are put before them.
+pub const SERVER: &str = "filesystem";
 /// Where the rules expect a system's Node.js.
 const NODE: [&str; 2] = ["/usr/bin/node", "/usr/local/bin/node"];
 
@@ -26,6 +26,7 @@ pub struct Scene {
     backend: Option<Backend>,
     owner: Option<(u32, u32)>,
     environment: Vec<(String, String)>,
+    rules: Option<PathBuf>,
     secret: String,
 }
 
@@ -42,6 +43,7 @@ impl Scene {
             backend,
             owner: caller(),
             environment: Vec::new(),
+            rules: None,
             secret: format!("canary-{:016x}", RandomState::new().build_hasher().finish()),
         };
         for name in ["tmp", "home/.ssh", "home/project/src"] {
@@ -53,6 +55,12 @@ impl Scene {
         fs::write(project.join("src/hello.py"), "print('helo')\n")?;
         scene.hand_over()?;
         Ok(scene)
+    }
+
+    /// Puts other rules before the product's own.
+    #[must_use]
+    pub fn rules(self, directory: &Path) -> Self {
+        Self { rules: Some(directory.to_owned()), ..self }
     }
 
     /// Adds an environment variable for everything that is started.
@@ -118,13 +126,21 @@ impl Scene {
         command
     }
 
+    /// Where a recording of this name is.
+    pub fn recording(&self, name: &str) -> PathBuf {
+        self.folder.join("tmp").join(name)
+    }
+
     /// The same through the monitor, which records to a file of this name.
     pub fn guarded(&self, script: &Path, recording: &str) -> (Command, PathBuf) {
-        let events = self.folder.join("tmp").join(recording);
+        let events = self.recording(recording);
         let mut command = Command::new(&self.monitor);
         command.args(["run", "--server", SERVER, "--mode", "enforce"]);
         if let Some(backend) = self.backend {
             command.args(["--backend", &backend.to_string()]);
+        }
+        if let Some(rules) = &self.rules {
+            command.arg("--rules").arg(rules);
         }
         command.arg("--home").arg(self.folder.join("home"));
         command.arg("--events").arg(&events).arg("--key").arg(self.folder.join("audit.key"));

@@ -117,7 +117,7 @@ pub(super) fn policy(loaded: &Loaded) -> Policy {
             Mode::Enforce => mode::ENFORCE,
         },
         unlisted: loaded.unlisted,
-        names: u8::from(!loaded.names.is_empty()),
+        names: u8::from(loaded.answers_dns),
         ..Policy::EMPTY
     };
     let counted = Limits { enforce: loaded.mode == Mode::Enforce, ..loaded.limits.clone() };

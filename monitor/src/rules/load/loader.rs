@@ -1,5 +1,7 @@
 //! Puts a policy together: the server's text, its includes, the sets, then all their entries.
 
+mod programs;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use monitor_common::policy::{access, class, set, verdict};
@@ -10,7 +12,7 @@ use super::{
         address::{self, Purpose, Target},
         error::nearest,
         labels,
-        parse::{self, Document, Entry, Holds, List, Program, RECORD_ALL, SetDocument, Vector},
+        parse::{self, Document, Entry, Holds, List, RECORD_ALL, SetDocument},
         pattern::{self, Pattern, Piece},
         resolve::Links,
         search::is_name,
@@ -37,10 +39,9 @@ pub struct Loader<'a> {
     names: Vec<NameRule>,
 }
 
-/// The include that rules which name hosts take in by themselves.
+/// The include under which the agent answers the server's DNS; rules that name hosts take it in by
+/// themselves.
 const NAMES: &str = "names";
-/// Vectors that the alternatives and values in one may stand for.
-const VECTORS_MAX: usize = 1024;
 
 impl<'a> Loader<'a> {
     pub fn new(search: &'a SearchPath, bindings: &'a Bindings) -> Self {
@@ -105,12 +106,6 @@ impl<'a> Loader<'a> {
         if self.documents.iter().any(is_loaded) {
             return Ok(());
         }
-        if name == NAMES {
-            let help = Some("leave it out: rules that name hosts take it in".to_owned());
-            let message = "this include opens DNS, and only rules that name hosts close it again";
-            self.finding(Severity::Error, &origin, message.to_owned(), help);
-            return Ok(());
-        }
         let found = if is_name(name) { self.search.find(SourceKind::Include, name)? } else { None };
         let Some(source) = found else {
             let names = self.search.names(SourceKind::Include)?;
@@ -128,6 +123,13 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
+    fn has_names(&self) -> bool {
+        let is_it = |document: &Document| {
+            document.source.kind == SourceKind::Include && document.source.name == NAMES
+        };
+        self.documents.iter().any(is_it)
+    }
+
     /// Takes in what rules that name hosts need.
     pub fn names(&mut self) -> Result<(), RuleError> {
         let is_name = |(list, entry): &(&List, Entry)| {
@@ -135,6 +137,9 @@ impl<'a> Loader<'a> {
             !list.is_pattern(&entry.text) && matches!(target, Ok(Target::Host(_)))
         };
         if !self.documents.iter().any(|document| document.lists.iter().any(is_name)) {
+            return Ok(());
+        }
+        if self.has_names() {
             return Ok(());
         }
         match self.search.find(SourceKind::Include, NAMES)? {
@@ -200,56 +205,6 @@ impl<'a> Loader<'a> {
             }
             self.documents.push(document);
         }
-    }
-
-    /// Takes a program with its arguments in.
-    fn program(&mut self, source: &Arc<Source>, program: &Program) {
-        let list = "exec.arguments";
-        let before = self.paths.len();
-        let origin = origin(source, &program.path, list.to_owned());
-        self.path(&origin, class::ARGUMENTS, Scope::Rules, false);
-        let own = self.paths[before..].iter().filter(|rule| !rule.is_link);
-        let patterns: Vec<Pattern> = own.map(|rule| rule.pattern.clone()).collect();
-        for vector in &program.vectors {
-            let span = vector.span.clone();
-            let written = source.text.get(span.clone()).unwrap_or_default().to_owned();
-            let origin =
-                Arc::new(Origin { source: source.clone(), span, list: list.to_owned(), written });
-            for arguments in self.vector(source, vector, &origin) {
-                for program in &patterns {
-                    let (program, arguments) = (program.clone(), arguments.clone());
-                    let (open, origin) = (vector.open, origin.clone());
-                    self.vectors.push(VectorRule { program, arguments, open, origin });
-                }
-            }
-        }
-    }
-
-    /// The vectors that one stands for, with all alternatives and values.
-    fn vector(
-        &mut self,
-        source: &Arc<Source>,
-        vector: &Vector,
-        origin: &Arc<Origin>,
-    ) -> Vec<Vec<Vec<Piece>>> {
-        let mut all: Vec<Vec<Vec<Piece>>> = vec![Vec::new()];
-        for element in &vector.elements {
-            let place = self::origin(source, element, origin.list.clone());
-            let choices = self.expanded(&place, Scope::Argument, false);
-            all = all
-                .iter()
-                .flat_map(|one| {
-                    choices.iter().map(|own| [&one[..], std::slice::from_ref(own)].concat())
-                })
-                .collect();
-            if all.len() > VECTORS_MAX {
-                let message = format!("this stands for more than {VECTORS_MAX} vectors");
-                let help = Some("use several entries, or `*`".to_owned());
-                self.finding(Severity::Error, origin, message, help);
-                return Vec::new();
-            }
-        }
-        all
     }
 
     /// Takes a pattern in; `links`: the symbolic links on its way belong to it.
@@ -352,6 +307,7 @@ impl<'a> Loader<'a> {
         if self.findings.iter().any(|finding| finding.severity == Severity::Error) {
             return Err(RuleError::Findings(self.findings));
         }
+        let answers_dns = self.has_names();
         let sources = self.documents.iter().map(|document| document.source.clone());
         let Variables { bindings, links, used, raw, .. } = self.variables;
         let loaders = loaders(&links);
@@ -390,6 +346,7 @@ impl<'a> Loader<'a> {
             vectors: self.vectors,
             addresses: self.addresses,
             names: self.names,
+            answers_dns,
             loaders,
             world,
         };

@@ -15,7 +15,7 @@ use monitor_common::policy::{Label, access, class, detector, set, verdict};
 use super::{
     Bindings, Finding, RuleError, SearchPath, Severity, Source, SourceKind,
     address::{Destination, NamedDestination},
-    parse::{self, Document, Match},
+    parse::{self, Document, Match, RECORD_ALL},
     pattern::{self, Pattern, Piece},
     search::is_name,
     source::Origin,
@@ -155,6 +155,8 @@ pub struct Loaded {
     pub(in crate::rules) vectors: Vec<VectorRule>,
     pub(in crate::rules) addresses: Vec<AddressRule>,
     pub(in crate::rules) names: Vec<NameRule>,
+    /// The agent answers the server's DNS.
+    pub(in crate::rules) answers_dns: bool,
     pub(in crate::rules) labels: Vec<(PathBuf, Label)>,
     pub(in crate::rules) loaders: Vec<Pattern>,
 }
@@ -330,6 +332,11 @@ impl Loaded {
             detectors: GENERATION,
             world: Some(self.world.clone()),
         }
+    }
+
+    /// Whether everything is recorded, so that what is not in a recording was not done.
+    pub fn records_all(&self) -> bool {
+        self.record & RECORD_ALL == RECORD_ALL
     }
 
     /// Patterns that lead through symbolic links of this machine.

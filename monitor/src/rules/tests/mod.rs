@@ -3,6 +3,7 @@
 mod arguments;
 mod destinations;
 mod drop_ins;
+mod hosts;
 mod limits;
 mod lint;
 mod messages;

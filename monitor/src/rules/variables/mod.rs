@@ -8,7 +8,7 @@
 mod arguments;
 #[cfg(test)]
 mod tests;
-mod url;
+pub(super) mod url;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,8 @@ use std::{
     os::unix::ffi::OsStrExt,
 };
 
-use arguments::{option_values, own_arguments};
+use arguments::option_values;
+pub(super) use arguments::own_arguments;
 use monitor_common::policy::set;
 
 use super::{
