@@ -38,6 +38,8 @@ pub const MAPS: &[&str] = &[
     "LABELS",
     "LABEL_FILTER",
     "POLICIES",
+    "READS",
+    "READ_FILES",
     "REDIRECTED",
     "ROWS",
     "SCRATCH",
