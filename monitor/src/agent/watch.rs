@@ -111,7 +111,12 @@ impl Watch {
             self.instances.iter().map(|(number, one)| (*number, one.policy.policy, one.slot));
         for (number, policy, slot) in adopted.collect::<Vec<_>>() {
             let Some(compiled) = self.pipeline.policy(policy) else { continue };
-            let names = self.name_service(number, policy, slot, &compiled);
+            let names =
+                self.name_service(number, policy, slot, &compiled).unwrap_or_else(|error| {
+                    // Nowhere: what redirected it before refuses it now.
+                    self.pipeline.agent(number, "names", &error.to_string());
+                    None
+                });
             self.kernel.answer_dns(number, names.as_ref().map_or(0, Service::port));
             if let Some(instance) = self.instances.get_mut(&number) {
                 instance.names = names;
@@ -324,13 +329,19 @@ impl Watch {
         let slot = self.kernel.install(policy.policy, &compiled).map_err(|error| failed(&error))?;
         self.next_policy += 1;
         let names = self.name_service(number, policy.policy, slot, &compiled);
-        let port = names.as_ref().map_or(0, Service::port);
-        let put = self.put_under_watch(&tree, &compiled, number, slot, port, launch.pid);
-        if let Err(error) = put {
-            let _ = tree.kill();
-            self.drop_from_kernel(number, slot);
-            return Err(Refusal::Failed(error.to_string()));
-        }
+        let put = names.map_err(anyhow::Error::from).and_then(|names| {
+            let port = names.as_ref().map_or(0, Service::port);
+            self.put_under_watch(&tree, &compiled, number, slot, port, launch.pid)?;
+            Ok(names)
+        });
+        let names = match put {
+            Ok(names) => names,
+            Err(error) => {
+                let _ = tree.kill();
+                self.drop_from_kernel(number, slot);
+                return Err(Refusal::Failed(error.to_string()));
+            }
+        };
         let started = Started {
             instance: number,
             server: policy.server.clone(),
@@ -382,20 +393,18 @@ impl Watch {
         policy: u32,
         slot: Slot,
         compiled: &Arc<Compiled>,
-    ) -> Option<Service> {
+    ) -> Result<Option<Service>, KernelError> {
         if !compiled.answers_dns() {
-            return None;
+            return Ok(None);
         }
-        if let Err(error) = self.kernel.attach_dns() {
-            self.pipeline.agent(number, "names", &error.to_string());
-            return None;
-        }
+        // Without it questions would go where the server sends them.
+        self.kernel.attach_dns()?;
         let service = Service::start(&mut self.kernel, number, policy, slot, compiled.clone());
         if let (Some(epoll), Some(descriptor)) = (&self.epoll, service.descriptor()) {
             // What cannot be waited for is looked at several times a second all the same.
             let _ = epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, 0));
         }
-        Some(service)
+        Ok(Some(service))
     }
 
     /// Answers what was asked by name.
@@ -481,10 +490,19 @@ impl Watch {
         let failed = |error: KernelError| Refusal::Failed(error.to_string());
         let slot = self.kernel.install(policy.policy, &compiled).map_err(failed)?;
         self.next_policy += 1;
-        self.kernel.label_all(&compiled.labels).map_err(failed)?;
+        let prepared = self
+            .kernel
+            .label_all(&compiled.labels)
+            .and_then(|()| self.name_service(number, policy.policy, slot, &compiled));
+        let names = match prepared {
+            Ok(names) => names,
+            Err(error) => {
+                self.kernel.retire(slot).map_err(failed)?;
+                return Err(failed(error));
+            }
+        };
         // Known before the first record under it comes.
         self.pipeline.begin(policy.clone(), compiled.clone());
-        let names = self.name_service(number, policy.policy, slot, &compiled);
         self.kernel.bind(number, slot).map_err(failed)?;
         self.kernel.answer_dns(number, names.as_ref().map_or(0, Service::port));
         let Some(instance) = self.instances.get_mut(&number) else { return Ok(()) };
