@@ -32,6 +32,8 @@ pub const ADDRESSES_MAX: u32 = 65536;
 pub const LABELS_MAX: u32 = 65536;
 /// Words of the filter before the look-up of labels; 64 bits each.
 pub const LABEL_FILTER_WORDS: u32 = 4096;
+/// Files that are remembered as read where reads are limited, over all instances.
+pub const READ_FILES_MAX: u32 = 65536;
 /// Bytes of the ring buffer for ordinary events.
 pub const EVENTS_RING_BYTES: u32 = 16 << 20;
 /// Bytes of the ring buffer for violations.

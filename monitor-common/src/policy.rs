@@ -181,6 +181,8 @@ pub struct Policy {
     pub network: u32,
     /// Number of the policy in the event stream (`policy` events), never reused.
     pub id: u32,
+    /// Reads that the kernel programs count, see [`ReadLimit`].
+    pub reads: ReadLimit,
     /// Event kinds recorded though not violations: bit `1 << kind` of [`crate::record::kind`].
     pub record: u64,
     /// One of [`mode`].
@@ -204,6 +206,7 @@ impl Policy {
         arguments: TableRef { base: 0, classes: 0 },
         network: 0,
         id: 0,
+        reads: ReadLimit { files: 0, step_ms: 0, verdict: 0, reserved: 0 },
         record: 0,
         mode: mode::OBSERVE,
         names: 0,
@@ -226,6 +229,44 @@ impl Policy {
             *mask = *mask & !(1 << set) | u16::from(holds) << set;
         }
     }
+}
+
+/// Steps of the window in which reads are counted.
+pub const STEPS: usize = 8;
+
+/// How many different files a tree may read within a window.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadLimit {
+    /// The count at which the open is judged; 0: nothing is counted.
+    pub files: u32,
+    /// Length of a step: [`STEPS`] less one of them are the window.
+    pub step_ms: u32,
+    /// One of [`verdict`].
+    pub verdict: u32,
+    /// Unused, 0.
+    pub reserved: u32,
+}
+
+/// What a tree has read within the latest steps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// At the step's number modulo [`STEPS`]: the number (CLOCK_BOOTTIME in steps) in the upper
+    /// half, the count in the lower.
+    pub steps: [u64; STEPS],
+}
+
+/// A file that an instance has read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReadKey {
+    /// The file.
+    pub inode: InodeKey,
+    /// The instance.
+    pub instance: u32,
+    /// Unused, 0.
+    pub reserved: u32,
 }
 
 /// A verdict and what it rests on.
@@ -309,7 +350,10 @@ pub struct Label {
 
 wire!(
     TableRef = 8,
-    Policy = 104,
+    Policy = 120,
+    ReadLimit = 16,
+    Reads = 64,
+    ReadKey = 24,
     Decision = 4,
     Tag = 16,
     InstanceState = 16,

@@ -130,6 +130,8 @@ pub mod flags {
     /// The arguments of the program are among those that its rules name, or are judged by the event
     /// that it runs.
     pub const NAMED_ARGUMENTS: u32 = 1 << 14;
+    /// A rename to a name that another file had, which has it no more.
+    pub const REPLACED: u32 = 1 << 15;
 }
 
 /// [`Record::did`]: what an open asked for.

@@ -9,7 +9,7 @@ use monitor_common::{
 };
 
 use crate::{
-    emit,
+    breadth, emit,
     instance::{self, Current, Subject},
     kernel_field::{Address, Span, current_task, field, load, load_at, number, offset, read},
     label,
@@ -278,6 +278,7 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) -> 
         labels |= describe_owner(scratch, subject, inode, &entry);
     }
     policy::judge_path(scratch, subject, 0, labels, asked);
+    breadth::judge(scratch, subject);
     Noted::Yes
 }
 
@@ -372,7 +373,9 @@ pub fn change_two(op: u8, old: Place, new: Place) -> i32 {
         scratch.record.op = op;
         describe_inode(scratch, inode);
         let (moved, exchanged) = if op == change::RENAME {
-            (label::of_inode(inode).above, label::of_inode(new.inode()).above)
+            let other = new.inode();
+            scratch.record.flags |= (other != 0) as u32 * flags::REPLACED;
+            (label::of_inode(inode).above, label::of_inode(other).above)
         } else {
             (0, 0)
         };

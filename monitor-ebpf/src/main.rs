@@ -10,6 +10,7 @@
 
 mod argument;
 mod atomic;
+mod breadth;
 mod emit;
 mod hooks;
 mod instance;

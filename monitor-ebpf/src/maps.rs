@@ -9,7 +9,7 @@ use monitor_common::{
     automaton::{ByteClasses, Row},
     limits,
     network::{AddressKey, AddressRules},
-    policy::{InodeKey, InstanceState, Label, Policy, Tag},
+    policy::{InodeKey, InstanceState, Label, Policy, ReadKey, Reads, Tag},
     record::{Peer, counter},
     syscall::{self, Call},
 };
@@ -70,6 +70,15 @@ pub static LABEL_FILTER: Array<u64> = Array::with_max_entries(limits::LABEL_FILT
 #[map]
 pub static REDIRECTED: LruHashMap<u64, Peer> =
     LruHashMap::with_max_entries(limits::REDIRECTED_MAX, 0);
+
+/// What each instance has read, by its slot, where that is limited.
+#[map]
+pub static READS: Array<Reads> = Array::with_max_entries(limits::INSTANCES_MAX, 0);
+
+/// Files that count there, with the step in which they were counted.
+#[map]
+pub static READ_FILES: LruHashMap<ReadKey, u32> =
+    LruHashMap::with_max_entries(limits::READ_FILES_MAX, 0);
 
 /// Ordinary events.
 #[map]

@@ -170,7 +170,7 @@ impl Survey {
                     let name = String::from_utf8_lossy(name);
                     let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
                     let asked = |known: &&str| **known == *name || **known == *plain;
-                    let block = INCLUDES.iter().find(|(_, names)| names.iter().any(|n| asked(n)));
+                    let block = INCLUDES.iter().find(|(_, names)| names.iter().any(asked));
                     includes.extend(block.map(|(include, _)| *include));
                 }
             }

@@ -1,7 +1,7 @@
 //! From which counts on a detector speaks, and what follows: `[limits]` and `response.detectors`
 //! of a policy, with the defaults for what its rules do not say.
 
-use monitor_common::policy::{detector, verdict};
+use monitor_common::policy::{ReadLimit, STEPS, detector, verdict};
 
 use crate::event::Rule;
 
@@ -116,6 +116,17 @@ impl Limits {
     /// The kernel programs count reads themselves, and judge the open that is too many.
     pub fn kernel_counts_reads(&self) -> bool {
         self.enforce && self.verdicts[detector::MASS_READ] >= verdict::DENY
+    }
+
+    /// Reads as the kernel programs count them. Values have been checked when they were read.
+    pub fn reads(&self) -> ReadLimit {
+        let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        ReadLimit {
+            files: number(self.values[parameter::MASS_READ_FILES]),
+            step_ms: number(self.values[parameter::MASS_READ_WINDOW].div_ceil(STEPS as u64 - 1)),
+            verdict: u32::from(self.verdicts[detector::MASS_READ]),
+            reserved: 0,
+        }
     }
 
     /// Whether a detector has anything to say.

@@ -6,7 +6,7 @@ use std::collections::{HashSet, VecDeque};
 
 use monitor_common::{
     policy::detector,
-    record::{change, did},
+    record::{change, did, flags},
 };
 
 use super::{
@@ -62,11 +62,14 @@ impl MassWrite {
                     self.own.add(second);
                     return None;
                 }
-                // A file of one's own put in the place of another.
+                // A file of one's own put in the place of another. Not every backend can tell, and
+                // most programs save so under a name that is new.
                 change::RENAME if self.own.has(&file.path) => {
-                    let replaced = !self.own.has(second);
+                    let observed = seen.event.observed.as_ref();
+                    let replaced = observed.is_some_and(|it| it.flags & flags::REPLACED != 0);
+                    let other = !self.own.has(second) && !(seen.is_runtime)(second);
                     self.own.add(second);
-                    return (replaced && !(seen.is_runtime)(second)).then_some(second);
+                    return (replaced && other).then_some(second);
                 }
                 change::RENAME | change::UNLINK | change::TRUNCATE => &file.path,
                 _ => return None,

@@ -17,6 +17,7 @@ struct Tree {
     seq: u64,
     now_ns: u64,
     tgid: u32,
+    flags: u32,
     found: Vec<Found>,
 }
 
@@ -28,7 +29,7 @@ impl Tree {
     fn under(limits: Limits) -> Self {
         let mut detectors = Detectors::default();
         detectors.learn(3, Arc::new(limits));
-        Self { detectors, seq: 0, now_ns: SECOND, tgid: 10, found: Vec::new() }
+        Self { detectors, seq: 0, now_ns: SECOND, tgid: 10, flags: 0, found: Vec::new() }
     }
 
     fn event(&mut self, body: Body, violation: Option<Violation>) {
@@ -37,7 +38,7 @@ impl Tree {
         event.violation = violation.map(Box::new);
         if let Some(observed) = &mut event.observed {
             observed.process.tgid = self.tgid;
-            observed.flags = 0;
+            observed.flags = self.flags;
         }
         let is_runtime = |path: &Bytes| path.as_bytes().starts_with(b"/usr/");
         self.found.extend(self.detectors.observe(&event, &is_runtime));
@@ -50,6 +51,13 @@ impl Tree {
 
     fn read(&mut self, path: &str) {
         self.open(path, did::READ, 0);
+    }
+
+    /// A rename onto another file.
+    fn replace(&mut self, path: &str, second: &str) {
+        self.flags = flags::REPLACED;
+        self.change(change::RENAME, path, second);
+        self.flags = 0;
     }
 
     fn change(&mut self, op: u8, path: &str, second: &str) {
@@ -190,7 +198,7 @@ fn files_of_others_deleted_emptied_renamed_or_overwritten_are_a_mass_write() {
         |tree, path| {
             let own = format!("{path}.new");
             tree.open(&own, did::WRITE | did::CREATE, 0);
-            tree.change(change::RENAME, &own, path);
+            tree.replace(&own, path);
         },
     ];
     for way in ways {
@@ -209,7 +217,8 @@ fn files_of_its_own_that_come_and_go_are_no_mass_write() {
         let (own, other) = (format!("/tmp/{number}"), format!("/tmp/{number}.done"));
         tree.open(&own, did::WRITE | did::CREATE, 0);
         tree.open(&own, did::WRITE | did::TRUNCATE, 0);
-        tree.change(change::RENAME, &own, "/home/u/document");
+        tree.change(change::RENAME, &own, &format!("{own}.saved"));
+        tree.replace(&format!("{own}.saved"), "/home/u/document");
         tree.change(change::CREATE, &other, "");
         tree.change(change::UNLINK, &other, "");
         tree.change(change::UNLINK, &format!("/usr/lib/{number}"), "");

@@ -375,4 +375,4 @@ fn process(record: &Record) -> Process {
 pub const END: &str = "end";
 
 /// Flags that have a name.
-const FLAGS: u32 = (flags::NAMED_ARGUMENTS << 1) - 1;
+const FLAGS: u32 = (flags::REPLACED << 1) - 1;

@@ -191,7 +191,7 @@ const _: () = assert!(reason::DETECTOR as usize == REASONS.len() - 1);
 
 /// Words for those [`flags`] that stand in the line's `flags` list, by bit number; empty where a
 /// field of its own says it.
-pub(super) const FLAGS: [&str; 15] = [
+pub(super) const FLAGS: [&str; 16] = [
     "",
     "argv_truncated",
     "detached",
@@ -207,8 +207,9 @@ pub(super) const FLAGS: [&str; 15] = [
     "check",
     "foreign",
     "named_arguments",
+    "replaced",
 ];
-const _: () = assert!(flags::NAMED_ARGUMENTS == 1 << (FLAGS.len() - 1));
+const _: () = assert!(flags::REPLACED == 1 << (FLAGS.len() - 1));
 
 /// Those [`flags`] that are fields of their own when set.
 pub(super) const FLAG_FIELDS: [(u32, &str); 2] =

@@ -38,6 +38,8 @@ pub const MAPS: &[&str] = &[
     "LABELS",
     "LABEL_FILTER",
     "POLICIES",
+    "READS",
+    "READ_FILES",
     "REDIRECTED",
     "ROWS",
     "SCRATCH",
@@ -202,8 +204,7 @@ fn mount_bpf(path: &Path) -> io::Result<()> {
     if unsafe { libc::statfs(text.as_ptr(), &raw mut statistics) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // The type is signed on some machines.
-    if i64::from(statistics.f_type) & 0xffff_ffff == BPF_FS_MAGIC {
+    if statistics.f_type == BPF_FS_MAGIC {
         return Ok(());
     }
     let kind = c"bpf";

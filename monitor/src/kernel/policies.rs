@@ -14,7 +14,7 @@ use monitor_common::{
     automaton::{ByteClasses, Row},
     limits::{CLASS_TABLES_MAX, INSTANCES_MAX, POLICIES_MAX, ROWS_MAX},
     network::{AddressKey, AddressRules, TABLE_BITS},
-    policy::{InstanceState, Policy, TableRef},
+    policy::{InstanceState, Policy, Reads, TableRef},
 };
 
 use super::{KernelError, shared::Shared};
@@ -75,6 +75,7 @@ pub struct Policies {
     policies: Array<MapData, Policy>,
     classes: Array<MapData, ByteClasses>,
     addresses: LpmTrie<MapData, AddressKey, AddressRules>,
+    reads: Array<MapData, Reads>,
     rows: Shared<Row>,
     instances: Shared<InstanceState>,
     free_rows: Vec<(u32, u32)>,
@@ -95,6 +96,7 @@ impl Policies {
             policies: take(ebpf, "POLICIES")?.try_into().map_err(KernelError::Map)?,
             classes: take(ebpf, "BYTE_CLASSES")?.try_into().map_err(KernelError::Map)?,
             addresses: take(ebpf, "ADDRESSES")?.try_into().map_err(KernelError::Map)?,
+            reads: take(ebpf, "READS")?.try_into().map_err(KernelError::Map)?,
             rows,
             instances,
             free_rows: between(&[]),
@@ -261,6 +263,8 @@ impl Policies {
                 let free = self.free_instances.pop();
                 let position = free.ok_or(KernelError::Full("instances"))?;
                 self.instances.store(position, DOOMED_WORD, 0);
+                // Those of an instance that has been here before.
+                self.reads.set(position, Reads::default(), 0).map_err(KernelError::Map)?;
                 self.instances.store(position, RESOLVER_WORD, 0);
                 self.positions.insert(instance, position);
                 position

@@ -75,7 +75,9 @@ impl Audience for Summary {
                             _ => "killed",
                         }
                     };
-                    self.alarmed.add(format!("{what} {done}").as_bytes(), alert.count);
+                    // What a detector has counted is one alarm.
+                    let count = if alert.finding.is_some() { 1 } else { alert.count };
+                    self.alarmed.add(format!("{what} {done}").as_bytes(), count);
                 }
             }
             _ => self.observed(event),

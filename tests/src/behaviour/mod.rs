@@ -20,6 +20,7 @@ behaviours! {
     arguments,
     automaton,
     changes,
+    detectors,
     disk,
     execs,
     fleet,

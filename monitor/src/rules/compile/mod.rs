@@ -120,6 +120,10 @@ pub(super) fn policy(loaded: &Loaded) -> Policy {
         names: u8::from(loaded.answers_dns),
         ..Policy::EMPTY
     };
+    let counted = Limits { enforce: loaded.mode == Mode::Enforce, ..loaded.limits.clone() };
+    if counted.kernel_counts_reads() {
+        policy.reads = counted.reads();
+    }
     let rulings = loaded.set_verdict.iter().zip(&loaded.set_access);
     for (set, (verdict, accesses)) in rulings.enumerate() {
         policy.rule_set(set, *accesses, *verdict);

@@ -24,6 +24,7 @@ mod files;
 mod floods;
 mod inet;
 mod lineage;
+mod masses;
 mod mounts;
 mod paths;
 mod processes;

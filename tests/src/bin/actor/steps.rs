@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    changes, contents, dns, exec, files, floods, inet, lineage, mounts, paths, processes,
+    changes, contents, dns, exec, files, floods, inet, lineage, masses, mounts, paths, processes,
     sys::{Failure, c_path},
     unix, uring,
 };
@@ -102,6 +102,7 @@ const GROUPS: &[&[Step]] = &[
     unix::STEPS,
     processes::STEPS,
     floods::STEPS,
+    masses::STEPS,
 ];
 
 /// Runs the steps of a command line and prints the result.
