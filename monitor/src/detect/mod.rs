@@ -1,5 +1,5 @@
 //! Detectors: what many events of one tree do together. One file a detector, one counter for all
-//! ([`distinct`]), time by the events' `boot_ns` alone, so that a replay finds what was found live.
+//! (`distinct`), time by the events' `boot_ns` alone, so that a replay finds what was found live.
 //!
 //! ```text
 //! event, in the order of the stream -> Detectors::observe -> findings -> alerts (enrich) -> respond
