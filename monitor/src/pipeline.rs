@@ -306,8 +306,8 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         }
     }
 
-    /// Takes everything that is left once nothing is produced any more. The sinks are closed, and
-    /// what became of the recording is returned with them.
+    /// Takes everything that is left. The sinks are closed, and what became of the recording is
+    /// returned with them. `counters` must not count what is produced after this was called.
     pub fn finish<E>(
         mut self,
         respond: &mut impl FnMut(&Record),
@@ -325,6 +325,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
             let _identity = self.sinks.account.assume_for_files();
             self.sinks.recording.finish()
         };
+        self.sinks.audience.flushed(self.delivered.events, self.delivered.violations);
         for notice in self.sinks.recording.notices() {
             self.sinks.beside(&notice);
         }

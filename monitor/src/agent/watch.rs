@@ -96,12 +96,15 @@ impl Watch {
         let epoll = Rc::new(self.waiter()?);
         self.epoll = Some(epoll.clone());
         self.serve_adopted_names();
+        self.measure();
         let End::Asked = self.until_end(&epoll)?;
         let Self { pipeline, kernel, instances, .. } = self;
         for instance in instances.into_values() {
             instance.tree.leave();
         }
-        pipeline.finish(&mut |_| {}, || counters(&kernel))?;
+        // The programs go on: what they produce from here on is the next agent's.
+        let produced = counters(&kernel);
+        pipeline.finish(&mut |_| {}, || produced)?;
         Ok(())
     }
 

@@ -18,8 +18,9 @@ use super::{
 
 /// Directory entries that one pattern may make us look at.
 const LOOKS_MAX: usize = 20_000;
-/// Files beneath the sets' directories that are looked at for other names.
-const WALKED_MAX: usize = 20_000;
+/// Files beneath one of the sets' directories that are looked at for other names: a cache full of
+/// them does not keep us from looking at keys.
+const WALKED_MAX: usize = 5_000;
 /// File systems whose inodes are made up as they are asked for.
 const VIRTUAL: [&str; 2] = ["/proc", "/sys"];
 
@@ -52,9 +53,8 @@ pub fn of_sets(rules: &[PathRule]) -> Vec<(PathBuf, Label)> {
             }
         }
     }
-    let mut looks = WALKED_MAX;
     for (path, bits) in trees {
-        let mut found = Vec::new();
+        let (mut looks, mut found) = (WALKED_MAX, Vec::new());
         linked(&path, &mut looks, &mut found);
         for file in found {
             labels.entry(file).or_default().own |= bits;
