@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod automaton;
+pub mod file;
 pub mod limits;
 pub mod network;
 pub mod offsets;

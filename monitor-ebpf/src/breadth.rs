@@ -7,6 +7,7 @@
 //! read again counts again.
 
 use monitor_common::{
+    file::holds_data,
     policy::{Decision, ReadKey, Reads, STEPS, access, class, detector, reason, verdict},
     record::{Record, did, kind},
 };
@@ -35,23 +36,14 @@ pub fn judge(scratch: &mut Scratch, subject: &Subject) {
     }
 }
 
-const S_IFMT: u32 = 0o170_000;
-const S_IFREG: u32 = 0o100_000;
-// include/uapi/linux/magic.h
-const PROC_SUPER_MAGIC: u32 = 0x9fa0;
-const SYSFS_MAGIC: u32 = 0x6265_6572;
-const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
-
-/// As `holds_data` of the agent's detectors: somebody's data, and not the runtime's own.
+/// Somebody's data, and not the runtime's own.
 #[inline(always)]
 fn counts(record: &Record) -> bool {
     record.kind == kind::OPEN
         && record.did & did::READ != 0
         && record.classes & class::RUNTIME == 0
         && record.decision.verdict < verdict::DENY
-        && record.inode_mode & S_IFMT == S_IFREG
-        && record.nlink != 0
-        && !matches!(record.fs_magic, PROC_SUPER_MAGIC | SYSFS_MAGIC | CGROUP2_SUPER_MAGIC)
+        && holds_data(record.inode_mode, record.nlink, record.fs_magic)
 }
 
 /// Counts the file of the record in a scratch slot; 1 when it is one too many, and then it is not

@@ -4,6 +4,7 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{EbpfContext, programs::LsmContext};
 use monitor_common::{
+    file::{PROC_SUPER_MAGIC, S_IFDIR, S_IFMT},
     policy::{access, class, set, verdict},
     record::{Record, change, did, flags, kind},
 };
@@ -153,13 +154,10 @@ fn describe_loaded_inode(record: &mut Record, inode: Address) {
 fn describe_kind(record: &mut Record, mode: u16, magic: u64) {
     record.inode_mode = mode as u32;
     record.fs_magic = magic as u32;
-    if mode & S_IFMT == S_IFDIR {
+    if mode as u32 & S_IFMT == S_IFDIR {
         record.flags |= flags::DIRECTORY;
     }
 }
-
-const S_IFMT: u16 = 0o170_000;
-const S_IFDIR: u16 = 0o040_000;
 
 /// Describes and judges the object at `place`, as string `position` of the record.
 #[inline(always)]
@@ -282,8 +280,6 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) -> 
     Noted::Yes
 }
 
-/// include/uapi/linux/magic.h.
-const PROC_SUPER_MAGIC: u32 = 0x9fa0;
 const ENVIRON: u64 = u64::from_le_bytes(*b"environ\0");
 const MEM: u64 = u64::from_le_bytes(*b"mem\0\0\0\0\0");
 const AUXV: u64 = u64::from_le_bytes(*b"auxv\0\0\0\0");

@@ -17,6 +17,7 @@
 use std::sync::Arc;
 
 use monitor_common::{
+    file::PROC_SUPER_MAGIC,
     network::protocol,
     policy::{Decision, access, beyond_bound, class, decide, reason, set, stronger, verdict},
     record::{Peer, Target, change, did, flags, process},
@@ -185,9 +186,6 @@ fn opened<'a>(file: &'a File, did: u32, observed: &Observed) -> Case<'a> {
     };
     Case { path: Some(file.path.as_bytes()), classes: file.labels | of_other, asked }
 }
-
-/// include/uapi/linux/magic.h
-const PROC_SUPER_MAGIC: u32 = 0x9fa0;
 
 /// No path was looked for, which is something else than one that exceeds the bounds.
 fn is_pathless(file: &File, observed: &Observed) -> bool {

@@ -1,18 +1,15 @@
 //! Descriptors received from other processes: judged as an open of the same file.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use monitor_common::record::{kind, process};
+use monitor_common::{
+    file::{S_IFBLK, S_IFCHR, S_IFDIR, S_IFMT, S_IFREG},
+    record::{kind, process},
+};
 
 use crate::{
     judge::{self, Opened},
     kernel_field::{Address, field},
 };
-
-const S_IFMT: u16 = 0o170_000;
-const S_IFREG: u16 = 0o100_000;
-const S_IFDIR: u16 = 0o040_000;
-const S_IFCHR: u16 = 0o020_000;
-const S_IFBLK: u16 = 0o060_000;
 
 /// `int file_receive(struct file *file)`
 #[lsm(hook = "file_receive")]
@@ -20,7 +17,7 @@ pub fn file_receive(ctx: LsmContext) -> i32 {
     let file = judge::pointer(&ctx, 0);
     let inode: Address = field!(file, file_inode);
     let mode: u16 = field!(inode, inode_mode);
-    if !matches!(mode & S_IFMT, S_IFREG | S_IFDIR | S_IFCHR | S_IFBLK) {
+    if !matches!(mode as u32 & S_IFMT, S_IFREG | S_IFDIR | S_IFCHR | S_IFBLK) {
         // Pipes and sockets have no name that a rule could cover.
         return 0;
     }

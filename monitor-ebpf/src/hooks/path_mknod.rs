@@ -1,12 +1,12 @@
 //! Creation of files by open and mknod, and of socket nodes by bind: judged before there is one.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use monitor_common::record::change;
+use monitor_common::{
+    file::{S_IFMT, S_IFREG},
+    record::change,
+};
 
 use crate::judge;
-
-const S_IFMT: u32 = 0o170_000;
-const S_IFREG: u32 = 0o100_000;
 
 /// `int path_mknod(const struct path *dir, struct dentry *dentry, umode_t mode, unsigned int dev)`
 #[lsm(hook = "path_mknod")]

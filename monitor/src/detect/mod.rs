@@ -21,6 +21,7 @@ mod tests;
 use std::{collections::HashMap, sync::Arc};
 
 use monitor_common::{
+    file,
     policy::detector,
     record::{did, enforced},
 };
@@ -195,17 +196,9 @@ impl Instance {
     }
 }
 
-// include/uapi/linux/magic.h
-const PROC_SUPER_MAGIC: u32 = 0x9fa0;
-const SYSFS_MAGIC: u32 = 0x6265_6572;
-const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
-
-/// Whether a file holds data of somebody: not a directory or device, not memory that has no name
-/// any more, and not what the kernel makes up, of which a single `ps` opens a thousand.
+/// See [`file::holds_data`], which the kernel programs count by too.
 fn holds_data(file: &File) -> bool {
-    file.mode & libc::S_IFMT == libc::S_IFREG
-        && file.nlink != 0
-        && !matches!(file.fs_magic, PROC_SUPER_MAGIC | SYSFS_MAGIC | CGROUP2_SUPER_MAGIC)
+    file::holds_data(file.mode, file.nlink, file.fs_magic)
 }
 
 /// Whether an open changes what is there.

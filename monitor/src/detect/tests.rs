@@ -136,7 +136,7 @@ fn what_a_runtime_and_ps_read_is_no_mass_read() {
         tree.open(&format!("/srv/written/{number}"), did::WRITE | did::CREATE, 0);
         tree.open(&format!("/srv/path/{number}"), did::PATH, 0);
         let mut proc = file(&format!("/proc/{number}/stat"), 0);
-        proc.fs_magic = PROC_SUPER_MAGIC;
+        proc.fs_magic = file::PROC_SUPER_MAGIC;
         tree.event(Body::Open { access: did::READ, file: proc }, None);
         let mut directory = file(&format!("/srv/directory/{number}"), 0);
         directory.mode = libc::S_IFDIR | 0o755;
