@@ -25,3 +25,4 @@ pub mod respond;
 pub mod rules;
 pub mod segment;
 pub mod sink;
+mod waiter;

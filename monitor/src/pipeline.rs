@@ -14,7 +14,7 @@ use crate::{
     decode::{self, DecodeError},
     enrich::{Clock, Counters, Delivered, Enricher, Merge, Source, clock},
     event::{Event, PolicyText},
-    kernel::Rings,
+    kernel::{Kernel, KernelError, Rings},
     launch::Account,
     names::Answered,
     respond::{self, argument},
@@ -57,6 +57,17 @@ impl<W: Write, A> Sinks<W, A> {
             Notice::Agent { message, .. } => self.terminal.say(message),
         }
     }
+}
+
+/// What a look at the rings has found.
+#[derive(Clone, Copy)]
+pub struct Look {
+    /// There may be more in a ring.
+    pub more: bool,
+    /// Something was in a ring.
+    pub any: bool,
+    /// Records wait for earlier ones of the other ring.
+    pub holds: bool,
 }
 
 /// From rings to sinks.
@@ -182,28 +193,17 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         self.deliver();
     }
 
-    /// Takes what is in the rings, `respond`s, and passes on what is old enough. `true` when there
-    /// may be more in a ring.
-    pub fn pump(&mut self, respond: &mut impl FnMut(&Record)) -> bool {
+    /// Takes what is in the rings, `respond`s, and passes on what is old enough.
+    pub fn pump(&mut self, respond: &mut impl FnMut(&Record)) -> Look {
+        let before = self.delivered;
         let more = self.read(respond);
-        let now_ns = clock::boot_ns();
-        self.pass_on(now_ns, respond);
-        more
+        self.pass_on(clock::boot_ns(), respond);
+        Look { more, any: self.delivered != before, holds: !self.merge.is_empty() }
     }
 
     /// Goes on where another process has stopped: what it had recorded of each ring.
     pub fn go_on(self, (events, violations): (u64, u64)) -> Self {
         Self { delivered: Delivered { events, violations, ..self.delivered }, ..self }
-    }
-
-    /// What came out of the rings so far.
-    pub fn delivered(&self) -> Delivered {
-        self.delivered
-    }
-
-    /// Whether records wait for their turn.
-    pub fn holds_records(&self) -> bool {
-        !self.merge.is_empty()
     }
 
     fn read(&mut self, respond: &mut impl FnMut(&Record)) -> bool {
@@ -353,6 +353,10 @@ fn answer(
 }
 
 /// The kernel's counters as enrichment takes them.
-pub fn counters(kernel: &crate::kernel::Counters) -> Counters {
-    std::array::from_fn(|number| kernel[number as u32])
+///
+/// # Errors
+/// When the kernel does not let them be read.
+pub fn counters(kernel: &Kernel) -> Result<Counters, KernelError> {
+    let counters = kernel.counters()?;
+    Ok(std::array::from_fn(|number| counters[number as u32]))
 }

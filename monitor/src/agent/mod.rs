@@ -14,6 +14,7 @@ pub mod config;
 mod control;
 mod followers;
 mod instances;
+mod lifecycle;
 mod metrics;
 pub mod request;
 mod state;
@@ -45,6 +46,7 @@ use crate::{
         stderr::Stderr,
         terminal::Terminal,
     },
+    waiter::Waiter,
 };
 
 /// Runs the agent until a signal ends it.
@@ -65,8 +67,8 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         .ok();
     let veil =
         Veil::new(config.recording.privacy, key.as_ref().map(ed25519_dalek::SigningKey::as_bytes))?;
-    let state = StateDirectory::beside(&config.control.socket)
-        .context("cannot make the directory beside the control socket")?;
+    let state = StateDirectory::of(&config.control.socket);
+    state.create().context("cannot make the directory beside the control socket")?;
     let tags = Rc::new(kernel.take_tags()?);
     let mut followers = Followers::new(metrics.clone(), state.clone(), kernel.read_before());
     let adopted = adopt(&mut kernel, &state, &tags, &mut followers)?;
@@ -103,6 +105,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     }
     let scraped = Scraped { metrics: metrics.clone(), programs: Arc::new(kernel.programs()) };
     control::start(listener, config, asker, scraped)?;
+    let waiter = Waiter::new(pipeline.rings())?;
     kernel::give_memory_back();
     // Fails when systemd did not start us.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
@@ -124,7 +127,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         blind,
         instances: adopted.instances,
         next_policy: adopted.next_policy,
-        epoll: None,
+        waiter,
     }
     .run()
 }
@@ -136,19 +139,14 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
 /// When something stays.
 pub fn detach_all(config: &Config) -> anyhow::Result<()> {
     let _alone = control::listen(&config.control)?;
-    let parent = crate::launch::cgroup::parent()?;
-    for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
-        let state = config.control.socket.with_file_name("instances");
-        let known = state.join(entry.file_name()).with_extension("json").exists();
-        if known && let Ok(cgroup) = crate::launch::Cgroup::open(&entry.path()) {
+    let state = StateDirectory::of(&config.control.socket);
+    for number in state.numbers() {
+        if let Ok(cgroup) = instances::find(number) {
             crate::launch::Tree::new(cgroup, Box::new(Vec::new)).end()?;
         }
     }
-    let pins = Pins::at(&config.kernel.pins);
-    pins.remove_all().context("cannot remove what is pinned")?;
-    if let Ok(state) = StateDirectory::beside(&config.control.socket) {
-        state.remove();
-    }
+    Pins::at(&config.kernel.pins).remove_all().context("cannot remove what is pinned")?;
+    state.remove();
     Ok(())
 }
 

@@ -33,15 +33,25 @@ pub struct Saved {
 pub struct StateDirectory(PathBuf);
 
 impl StateDirectory {
-    /// Beside the control socket. The environment of servers stands in the files, so that only root
-    /// may read them.
+    /// Beside the control socket.
+    pub fn of(socket: &Path) -> Self {
+        Self(socket.with_file_name("instances"))
+    }
+
+    /// Makes it. The environment of servers stands in the files, so that only root may read them.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn beside(socket: &Path) -> io::Result<Self> {
-        let path = socket.with_file_name("instances");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        Ok(Self(path))
+    pub fn create(&self) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+    }
+
+    /// The numbers of the instances that were saved.
+    pub fn numbers(&self) -> Vec<u32> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| Path::new(&entry.file_name()).file_stem()?.to_str()?.parse().ok())
+            .collect()
     }
 
     /// All instances that were saved. What is no file of an agent's is told in words.

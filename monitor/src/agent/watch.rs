@@ -3,52 +3,38 @@
 
 use std::{
     collections::BTreeMap,
-    hash::{BuildHasher as _, RandomState},
-    os::fd::AsFd,
+    os::fd::AsFd as _,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use monitor_common::record::Record;
-use nix::{
-    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-    unistd::Pid,
-};
+use nix::unistd::Pid;
 
 use super::{
     followers::Followers,
     instances::{self, Instance},
     metrics::Metrics,
-    request::{
-        Ask, Caller, Inbox, InstanceStatus, Launch, Launched, Plan, Refusal, Reloaded, Request,
-        Started, Status, Told,
-    },
+    request::{Ask, Caller, Inbox, InstanceStatus, Plan, Refusal, Request, Status, Told},
     state::StateDirectory,
 };
 use crate::{
-    enrich::clock::{self, Clock},
-    event::{PolicyText, Veil, format_time},
-    kernel::{Kernel, KernelError, Rings, Slot, Tags},
-    launch::{Tree, signals::Signals},
-    names::Service,
-    pipeline::{self, Pipeline},
+    enrich::clock::Clock,
+    event::{Veil, format_time},
+    kernel::{Kernel, Tags},
+    launch::signals::Signals,
+    pipeline::{self, Look, Pipeline},
     respond::{self, Answer},
-    rules::{Compiled, Mode, SearchPath},
+    rules::{Mode, SearchPath},
     sink::stderr::Stderr,
+    waiter::{BUSY, Waiter},
 };
 
-/// Longest time without a look at the ordinary ring, while it fills and while it does not.
-const BUSY: Duration = Duration::from_millis(20);
-const IDLE: Duration = Duration::from_secs(1);
-/// The same while names are answered.
-const NAMES: Duration = Duration::from_millis(200);
-/// Looks at an empty ring after which it counts as idle.
-const QUIET: u32 = 50;
-/// Longest wait while records wait for earlier ones of the other ring.
-const HOLDING: Duration = Duration::from_millis(5);
-/// How often what is slow to find out is looked at.
+/// How often what is slow to find out is looked at: the longest wait.
 const LOOK: Duration = Duration::from_secs(1);
+/// The longest wait while names are answered.
+const NAMES: Duration = Duration::from_millis(200);
 
 /// Everything that is alive while the agent runs.
 pub struct Watch {
@@ -77,14 +63,7 @@ pub struct Watch {
     /// Number of the next policy.
     pub next_policy: u32,
     /// What is waited on.
-    pub epoll: Option<Rc<Epoll>>,
-}
-
-/// Why the watcher has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// A signal asked for it.
-    Asked,
+    pub waiter: Waiter,
 }
 
 impl Watch {
@@ -93,60 +72,25 @@ impl Watch {
     /// # Errors
     /// When the kernel refuses what watching takes.
     pub fn run(mut self) -> anyhow::Result<()> {
-        let epoll = Rc::new(self.waiter()?);
-        self.epoll = Some(epoll.clone());
+        self.waiter.add(self.signals.as_fd())?;
+        self.waiter.add(self.inbox.as_fd())?;
         self.serve_adopted_names();
         self.measure();
-        let End::Asked = self.until_end(&epoll)?;
+        self.until_end()?;
         let Self { pipeline, kernel, instances, .. } = self;
         for instance in instances.into_values() {
             instance.tree.leave();
         }
         // The programs go on: what they produce from here on is the next agent's.
-        let produced = counters(&kernel);
+        let produced = pipeline::counters(&kernel);
         pipeline.finish(&mut |_| {}, || produced)?;
         Ok(())
     }
 
-    /// Goes on answering the DNS of adopted instances: at other ports, and with no address known.
-    fn serve_adopted_names(&mut self) {
-        let adopted =
-            self.instances.iter().map(|(number, one)| (*number, one.policy.policy, one.slot));
-        for (number, policy, slot) in adopted.collect::<Vec<_>>() {
-            let Some(compiled) = self.pipeline.policy(policy) else { continue };
-            let names =
-                self.name_service(number, policy, slot, &compiled).unwrap_or_else(|error| {
-                    // Nowhere: what redirected it before refuses it now.
-                    self.pipeline.agent(number, "names", &error.to_string());
-                    None
-                });
-            self.kernel.answer_dns(number, names.as_ref().map_or(0, Service::port));
-            if let Some(instance) = self.instances.get_mut(&number) {
-                instance.names = names;
-            }
-        }
-    }
-
-    fn waiter(&self) -> anyhow::Result<Epoll> {
-        let Rings { events, violations } = self.pipeline.rings();
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let add = |descriptor: &dyn AsFd, flags| {
-            epoll.add(descriptor.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | flags, 0))
-        };
-        add(&self.signals, EpollFlags::empty())?;
-        add(&self.inbox, EpollFlags::empty())?;
-        add(violations, EpollFlags::empty())?;
-        // By edge: it is readable whenever a record is in it, but wakes only when it fills.
-        add(events, EpollFlags::EPOLLET)?;
-        Ok(epoll)
-    }
-
-    fn until_end(&mut self, epoll: &Epoll) -> anyhow::Result<End> {
-        let mut quiet = 0_u32;
+    fn until_end(&mut self) -> anyhow::Result<()> {
         let mut looked = Instant::now();
         loop {
-            let before = self.pipeline.delivered();
-            let more = self.pump();
+            let look = self.pump();
             self.answer_names();
             self.inbox.quiet();
             while let Some(request) = self.inbox.next() {
@@ -157,30 +101,26 @@ impl Watch {
                 looked = Instant::now();
                 self.look()?;
             }
-            if let Some(end) = self.handle_signals()? {
-                return Ok(end);
+            if self.is_asked_to_end()? {
+                return Ok(());
             }
-            let delivered = self.pipeline.delivered() != before;
-            quiet = if delivered { 0 } else { quiet.saturating_add(1) };
-            let ending = self.instances.values().any(|instance| instance.ending.is_some());
-            let patience = match (more, self.pipeline.holds_records()) {
-                (true, _) => Duration::ZERO,
-                (_, true) => HOLDING,
-                _ if self.instances.values().any(|one| one.names.is_some()) => NAMES,
-                _ if ending || (quiet < QUIET && !self.instances.is_empty()) => BUSY,
-                _ => IDLE,
+            let mut instances = self.instances.values();
+            let idle = match () {
+                () if instances.clone().any(|one| one.ending.is_some()) => BUSY,
+                () if instances.any(|one| one.names.is_some()) => NAMES,
+                () => LOOK,
             };
-            wait(epoll, patience)?;
+            self.waiter.wait(look, idle)?;
         }
     }
 
-    /// Reads what is in the rings, and answers it; whether there may be more.
-    fn pump(&mut self) -> bool {
+    /// Reads what is in the rings, and answers it.
+    fn pump(&mut self) -> Look {
         self.answering(|pipeline, mut respond| pipeline.pump(&mut respond))
     }
 
     /// Has the pipeline read, and answers what it finds.
-    fn answering<T>(
+    pub(super) fn answering<T>(
         &mut self,
         read: impl FnOnce(&mut Pipeline<Stderr, Followers>, &mut dyn FnMut(&Record)) -> T,
     ) -> T {
@@ -203,7 +143,7 @@ impl Watch {
     /// Once a second: clocks, losses, instances that nobody speaks for, metrics, the watchdog.
     fn look(&mut self) -> anyhow::Result<()> {
         let kernel = &self.kernel;
-        self.pipeline.tick(|| counters(kernel))?;
+        self.pipeline.tick(|| pipeline::counters(kernel))?;
         self.kernel.flush_diagnostics();
         for instance in self.instances.values_mut() {
             let alone = instance.is_alone && instance.ending.is_none();
@@ -238,17 +178,15 @@ impl Watch {
         }
     }
 
-    fn handle_signals(&mut self) -> anyhow::Result<Option<End>> {
+    fn is_asked_to_end(&mut self) -> anyhow::Result<bool> {
         while let Some(signal) = self.signals.next()? {
             match signal.ssi_signo as i32 {
-                libc::SIGTERM | libc::SIGINT => return Ok(Some(End::Asked)),
-                libc::SIGHUP => {
-                    self.reload();
-                }
+                libc::SIGTERM | libc::SIGINT => return Ok(true),
+                libc::SIGHUP => drop(self.reload()),
                 _ => {}
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     fn answer(&mut self, request: Request) {
@@ -297,211 +235,6 @@ impl Watch {
         instance.ok_or_else(|| Refusal::NotFound(format!("there is no instance {number}")))
     }
 
-    fn launch(&mut self, caller: Caller, launch: Launch) -> Result<Launched, Refusal> {
-        instances::check_child(caller, launch.pid)?;
-        let uid = caller.uid;
-        let loaded = instances::load(&self.search, caller, uid, &launch)?;
-        let compiled = instances::compile(&loaded)?;
-        let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
-        let random = || RandomState::new().hash_one(std::process::id()) as u32;
-        let taken =
-            |number: u32| number == 0 || number == u32::MAX || self.instances.contains_key(&number);
-        let (number, cgroup) = instances::place(taken, random)?;
-        cgroup.limit(&loaded.resources).map_err(|error| failed(&error))?;
-        let tree = instances::tree(cgroup, number, self.tags.clone());
-        let policy = self.veil.policy(loaded.text(self.next_policy, number));
-        let slot = self.kernel.install(policy.policy, &compiled).map_err(|error| failed(&error))?;
-        self.next_policy += 1;
-        let names = self.name_service(number, policy.policy, slot, &compiled);
-        let put = names.map_err(anyhow::Error::from).and_then(|names| {
-            let port = names.as_ref().map_or(0, Service::port);
-            self.put_under_watch(&tree, &compiled, number, slot, port, launch.pid)?;
-            Ok(names)
-        });
-        let names = match put {
-            Ok(names) => names,
-            Err(error) => {
-                let _ = tree.kill();
-                self.drop_from_kernel(number, slot);
-                return Err(Refusal::Failed(error.to_string()));
-            }
-        };
-        let started = Started {
-            instance: number,
-            server: policy.server.clone(),
-            mode: policy.mode.clone(),
-            backend: self.kernel.backend().to_string(),
-            warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
-        };
-        let followers = &mut self.pipeline.sinks().audience;
-        let told = followers.begin(number, &policy.server, uid);
-        self.pipeline.begin(policy.clone(), compiled);
-        let instance = Instance {
-            policy,
-            slot,
-            launch,
-            uid,
-            started_ns: clock::boot_ns(),
-            tree,
-            names,
-            stale: None,
-            is_alone: false,
-            ending: None,
-        };
-        self.instances.insert(number, instance);
-        self.name_policies();
-        self.save(number);
-        Ok(Launched { started, told })
-    }
-
-    fn put_under_watch(
-        &mut self,
-        tree: &Tree,
-        compiled: &Compiled,
-        number: u32,
-        slot: Slot,
-        port: u16,
-        child: u32,
-    ) -> anyhow::Result<()> {
-        self.kernel.label_all(&compiled.labels)?;
-        self.kernel.bind(number, slot)?;
-        self.kernel.answer_dns(number, port);
-        tree.cgroup().add(Pid::from_raw(child as i32))?;
-        Ok(self.kernel.tag(child, number)?)
-    }
-
-    /// The DNS of an instance whose rules name hosts.
-    fn name_service(
-        &mut self,
-        number: u32,
-        policy: u32,
-        slot: Slot,
-        compiled: &Arc<Compiled>,
-    ) -> Result<Option<Service>, KernelError> {
-        if !compiled.answers_dns() {
-            return Ok(None);
-        }
-        // Without it questions would go where the server sends them.
-        self.kernel.attach_dns()?;
-        let service = Service::start(&mut self.kernel, number, policy, slot, compiled.clone());
-        if let (Some(epoll), Some(descriptor)) = (&self.epoll, service.descriptor()) {
-            // What cannot be waited for is looked at several times a second all the same.
-            let _ = epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, 0));
-        }
-        Ok(Some(service))
-    }
-
-    /// Answers what was asked by name.
-    fn answer_names(&mut self) {
-        let Self { kernel, pipeline, instances, .. } = self;
-        for (number, instance) in instances {
-            if let Some(names) = &mut instance.names {
-                pipeline.names(*number, names.serve(kernel));
-            }
-        }
-    }
-
-    /// Forgets instances that have ended.
-    fn bury(&mut self) {
-        let ended = |instance: &mut Instance| instance.has_ended();
-        let numbers: Vec<u32> = self
-            .instances
-            .iter_mut()
-            .filter_map(|(number, instance)| ended(instance).then_some(*number))
-            .collect();
-        if numbers.is_empty() {
-            return;
-        }
-        for number in numbers {
-            let Some(instance) = self.instances.remove(&number) else { continue };
-            let message = format!("the last process of instance {number} has ended");
-            self.pipeline.agent(number, "ended", &message);
-            if let Some(names) = instance.names {
-                self.pipeline.names(number, names.finish(&mut self.kernel));
-            }
-            self.drop_from_kernel(number, instance.slot);
-            let followers = &mut self.pipeline.sinks().audience;
-            let summary = followers.end(number, &instance.policy.server);
-            self.pipeline.retire(instance.policy);
-            self.pipeline.forget(number);
-            for reply in instance.ending.into_iter().flat_map(|ending| ending.replies) {
-                let _ = reply.send(Ok(summary.clone()));
-            }
-            self.state.forget(number);
-        }
-        self.name_policies();
-    }
-
-    fn drop_from_kernel(&mut self, number: u32, slot: Slot) {
-        let dropped = self.kernel.release(number).and_then(|()| self.kernel.retire(slot));
-        if let Err(error) = dropped {
-            self.pipeline.agent(number, "kernel", &error.to_string());
-        }
-    }
-
-    /// Loads all rules again. What cannot be loaded changes nothing.
-    fn reload(&mut self) -> Vec<Reloaded> {
-        let numbers: Vec<u32> = self.instances.keys().copied().collect();
-        let mut results = Vec::new();
-        for number in numbers {
-            let error = self.reload_one(number).err().map(|refusal| refusal.to_string());
-            let result = if error.is_none() { "ok" } else { "failed" };
-            self.metrics.reloads.with_label_values(&[result]).inc();
-            if let Some(error) = &error {
-                let message = format!("the rules before stay in force: {error}");
-                self.pipeline.agent(number, "reload", &message);
-            }
-            let Some(instance) = self.instances.get_mut(&number) else { continue };
-            instance.stale = error.clone();
-            let server = instance.policy.server.clone();
-            results.push(Reloaded { instance: number, server, error });
-            self.save(number);
-        }
-        self.name_policies();
-        results
-    }
-
-    fn reload_one(&mut self, number: u32) -> Result<(), Refusal> {
-        let Some(instance) = self.instances.get(&number) else { return Ok(()) };
-        let caller = Caller { pid: instance.launch.pid, uid: instance.uid };
-        let loaded = instances::load(&self.search, caller, instance.uid, &instance.launch)?;
-        let compiled = instances::compile(&loaded)?;
-        let policy = self.veil.policy(loaded.text(self.next_policy, number));
-        let same = PolicyText { policy: policy.policy, ..instance.policy.clone() } == policy;
-        if same {
-            return Ok(());
-        }
-        let failed = |error: KernelError| Refusal::Failed(error.to_string());
-        let slot = self.kernel.install(policy.policy, &compiled).map_err(failed)?;
-        self.next_policy += 1;
-        let prepared = self
-            .kernel
-            .label_all(&compiled.labels)
-            .and_then(|()| self.name_service(number, policy.policy, slot, &compiled));
-        let names = match prepared {
-            Ok(names) => names,
-            Err(error) => {
-                self.kernel.retire(slot).map_err(failed)?;
-                return Err(failed(error));
-            }
-        };
-        // Known before the first record under it comes.
-        self.pipeline.begin(policy.clone(), compiled.clone());
-        self.kernel.bind(number, slot).map_err(failed)?;
-        self.kernel.answer_dns(number, names.as_ref().map_or(0, Service::port));
-        let Some(instance) = self.instances.get_mut(&number) else { return Ok(()) };
-        let before = std::mem::replace(&mut instance.slot, slot);
-        let old = std::mem::replace(&mut instance.policy, policy);
-        if let Some(names) = std::mem::replace(&mut instance.names, names) {
-            self.pipeline.names(number, names.finish(&mut self.kernel));
-        }
-        self.kernel.retire(before).map_err(failed)?;
-        // Its last records are in the rings by now, and are read before it is forgotten.
-        self.answering(|pipeline, mut respond| pipeline.settle(&mut respond));
-        self.pipeline.retire(old);
-        Ok(())
-    }
-
     fn status(&mut self, caller: Caller) -> Status {
         let own = |instance: &&Instance| caller.owns(instance.uid);
         let clock = Clock::measure();
@@ -532,25 +265,6 @@ impl Watch {
             instances,
         }
     }
-
-    /// Leaves word for the next agent.
-    fn save(&mut self, number: u32) {
-        let Some(instance) = self.instances.get(&number) else { return };
-        let saved = instance.saved(self.kernel.position(number).unwrap_or(u32::MAX));
-        if let Err(error) = self.state.write(&saved) {
-            let message = format!(
-                "the state of instance {number} cannot be saved: {error}: the next agent would not \
-                 know it"
-            );
-            self.pipeline.agent(number, "state", &message);
-        }
-    }
-
-    /// The policies that headers of later segments name.
-    fn name_policies(&mut self) {
-        let policies = self.instances.values().map(|instance| instance.policy.clone()).collect();
-        self.pipeline.set_policies(policies);
-    }
 }
 
 /// Carries out what the kernel left to do; whether a whole tree was meant.
@@ -562,18 +276,5 @@ fn answer(record: &Record, instances: &BTreeMap<u32, Instance>) -> bool {
             eprintln!("mcp-monitor: cannot kill instance {}: {error}", record.instance);
             false
         }
-    }
-}
-
-fn counters(kernel: &Kernel) -> Result<crate::enrich::Counters, KernelError> {
-    kernel.counters().map(|counters| pipeline::counters(&counters))
-}
-
-fn wait(epoll: &Epoll, patience: Duration) -> std::io::Result<()> {
-    let mut events = [EpollEvent::empty(); 8];
-    let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
-    match epoll.wait(&mut events, timeout) {
-        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }

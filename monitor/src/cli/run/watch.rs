@@ -1,31 +1,22 @@
 //! While the server runs: waits, reads the rings, answers, handles signals; then the end.
 
-use std::{
-    io::{self, Write as _},
-    os::fd::AsFd,
-    time::Duration,
-};
+use std::{io::Write as _, os::fd::AsFd as _, time::Duration};
 
 use monitor_common::record::{Record, counter};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::say;
 use crate::{
-    kernel::{Kernel, KernelError, Rings},
+    kernel::Kernel,
     launch::{Ended, Server, signals::Signals},
     names::Service,
     pipeline::{self, Pipeline, Sinks},
     respond::{self, Answer},
     sink::{recording::Totals, stderr::Stderr, summary::Summary},
+    waiter::Waiter,
 };
 
-/// Longest time without a look at the ordinary ring, while it fills and while it does not.
-const BUSY: Duration = Duration::from_millis(20);
+/// Longest time without a look at the quiet rings.
 const IDLE: Duration = Duration::from_millis(200);
-/// Looks at an empty ring after which it counts as idle.
-const QUIET: u32 = 50;
-/// Longest wait while records wait for earlier ones of the other ring.
-const HOLDING: Duration = Duration::from_millis(5);
 
 /// Said when the tag table has no more room. The kernel has sentenced the tree already, but one of
 /// its processes may call nothing that is judged.
@@ -61,8 +52,12 @@ impl Run {
         if is_root {
             self.warn_of_root();
         }
-        let epoll = self.waiter()?;
-        let ended = self.until_end(&epoll)?;
+        let mut waiter = Waiter::new(self.pipeline.rings())?;
+        waiter.add(self.signals.as_fd())?;
+        if let Some(descriptor) = self.names.as_ref().and_then(Service::descriptor) {
+            waiter.add(descriptor)?;
+        }
+        let ended = self.until_end(&mut waiter)?;
         self.end(ended)
     }
 
@@ -81,39 +76,21 @@ impl Run {
         self.pipeline.agent(self.instance, "root", &message);
     }
 
-    fn waiter(&self) -> anyhow::Result<Epoll> {
-        let Rings { events, violations } = self.pipeline.rings();
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let add = |descriptor: &dyn AsFd, flags| {
-            epoll.add(descriptor.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | flags, 0))
-        };
-        add(&self.signals, EpollFlags::empty())?;
-        add(violations, EpollFlags::empty())?;
-        // By edge: it is readable whenever a record is in it, but wakes only when it fills.
-        add(events, EpollFlags::EPOLLET)?;
-        if let Some(descriptor) = self.names.as_ref().and_then(Service::descriptor) {
-            add(&descriptor, EpollFlags::empty())?;
-        }
-        Ok(epoll)
-    }
-
-    fn until_end(&mut self, epoll: &Epoll) -> anyhow::Result<Ended> {
-        let mut quiet = 0_u32;
+    fn until_end(&mut self, waiter: &mut Waiter) -> anyhow::Result<Ended> {
         loop {
             let Self { pipeline, server, names, kernel, instance, .. } = self;
             if let Some(names) = names {
                 pipeline.names(*instance, names.serve(kernel));
             }
-            let before = pipeline.delivered();
             let mut tree_must_die = false;
-            let more = pipeline.pump(&mut |record| tree_must_die |= answer(record, server));
+            let look = pipeline.pump(&mut |record| tree_must_die |= answer(record, server));
             if tree_must_die {
                 server.tree().kill_strays();
                 self.sentenced = true;
             }
             let mut has_room = true;
             pipeline.tick(|| {
-                let counters = counters(&self.kernel);
+                let counters = pipeline::counters(&self.kernel);
                 has_room =
                     counters.as_ref().is_ok_and(|all| all[counter::TAG_FAILED as usize] == 0);
                 counters
@@ -128,14 +105,7 @@ impl Run {
             if let Some(ended) = server.handle(&self.signals)? {
                 return Ok(ended);
             }
-            quiet = if pipeline.delivered() == before { quiet.saturating_add(1) } else { 0 };
-            let patience = match (more, pipeline.holds_records()) {
-                (true, _) => Duration::ZERO,
-                (_, true) => HOLDING,
-                _ if quiet < QUIET => BUSY,
-                _ => IDLE,
-            };
-            wait(epoll, patience)?;
+            waiter.wait(look, IDLE)?;
         }
     }
 
@@ -158,16 +128,12 @@ impl Run {
         if let Some(names) = names {
             pipeline.names(instance, names.finish(&mut kernel));
         }
-        let (sinks, totals) = pipeline.finish(&mut |_| {}, || counters(&kernel))?;
+        let (sinks, totals) = pipeline.finish(&mut |_| {}, || pipeline::counters(&kernel))?;
         drop(server);
         drop(kernel);
         summarise(sinks, &name, &totals);
         Ok(ended.exit_code())
     }
-}
-
-fn counters(kernel: &Kernel) -> Result<crate::enrich::Counters, KernelError> {
-    kernel.counters().map(|counters| pipeline::counters(&counters))
 }
 
 /// Carries out what the kernel left to do; whether the whole tree was meant. A failure is said at
@@ -179,15 +145,6 @@ fn answer(record: &Record, server: &Server) -> bool {
             say(&format!("cannot kill instance {}: {error}", record.instance));
             false
         }
-    }
-}
-
-fn wait(epoll: &Epoll, patience: Duration) -> io::Result<()> {
-    let mut events = [EpollEvent::empty(); 4];
-    let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
-    match epoll.wait(&mut events, timeout) {
-        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }
 

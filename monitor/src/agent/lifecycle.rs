@@ -1,0 +1,285 @@
+//! How instances begin, go on under other rules, and end: what the watcher does to the kernel, the
+//! pipeline and the state for it.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+};
+
+use nix::unistd::Pid;
+
+use super::{
+    instances::{self, Instance},
+    request::{Caller, Launch, Launched, Refusal, Reloaded, Started},
+    watch::Watch,
+};
+use crate::{
+    enrich::clock,
+    event::PolicyText,
+    kernel::{KernelError, Slot},
+    launch::Tree,
+    names::Service,
+    rules::Compiled,
+};
+
+/// A policy in the kernel that is not yet in force.
+struct Prepared {
+    slot: Slot,
+    names: Option<Service>,
+}
+
+impl Watch {
+    /// Puts a waiting child under watch.
+    ///
+    /// # Errors
+    /// Says what is wrong with the rules or with what was asked, or what the kernel refused. Nothing
+    /// of it is left then.
+    pub(super) fn launch(&mut self, caller: Caller, launch: Launch) -> Result<Launched, Refusal> {
+        instances::check_child(caller, launch.pid)?;
+        let uid = caller.uid;
+        let loaded = instances::load(&self.search, caller, uid, &launch)?;
+        let compiled = instances::compile(&loaded)?;
+        let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
+        let random = || RandomState::new().hash_one(std::process::id()) as u32;
+        let taken =
+            |number: u32| number == 0 || number == u32::MAX || self.instances.contains_key(&number);
+        let (number, cgroup) = instances::place(taken, random)?;
+        cgroup.limit(&loaded.resources).map_err(|error| failed(&error))?;
+        let tree = instances::tree(cgroup, number, self.tags.clone());
+        let policy = self.veil.policy(loaded.text(self.next_policy, number));
+        let prepared = self.prepare(&policy, &compiled).map_err(|error| failed(&error))?;
+        if let Err(error) = self.put_under_watch(&tree, number, &prepared, launch.pid) {
+            let _ = tree.kill();
+            self.drop_from_kernel(number, prepared.slot);
+            return Err(Refusal::Failed(error.to_string()));
+        }
+        let started = Started {
+            instance: number,
+            server: policy.server.clone(),
+            mode: policy.mode.clone(),
+            backend: self.kernel.backend().to_string(),
+            warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
+        };
+        let followers = &mut self.pipeline.sinks().audience;
+        let told = followers.begin(number, &policy.server, uid);
+        self.pipeline.begin(policy.clone(), compiled);
+        let Prepared { slot, names } = prepared;
+        let instance = Instance {
+            policy,
+            slot,
+            launch,
+            uid,
+            started_ns: clock::boot_ns(),
+            tree,
+            names,
+            stale: None,
+            is_alone: false,
+            ending: None,
+        };
+        self.instances.insert(number, instance);
+        self.name_policies();
+        self.save(number);
+        Ok(Launched { started, told })
+    }
+
+    fn put_under_watch(
+        &mut self,
+        tree: &Tree,
+        number: u32,
+        prepared: &Prepared,
+        child: u32,
+    ) -> anyhow::Result<()> {
+        self.enforce(number, prepared)?;
+        tree.cgroup().add(Pid::from_raw(child as i32))?;
+        Ok(self.kernel.tag(child, number)?)
+    }
+
+    /// Puts a policy into the kernel, not yet in force.
+    fn prepare(
+        &mut self,
+        policy: &PolicyText,
+        compiled: &Arc<Compiled>,
+    ) -> Result<Prepared, KernelError> {
+        let slot = self.kernel.install(policy.policy, compiled)?;
+        self.next_policy += 1;
+        let names = self
+            .kernel
+            .label_all(&compiled.labels)
+            .and_then(|()| self.name_service(policy, slot, compiled));
+        match names {
+            Ok(names) => Ok(Prepared { slot, names }),
+            Err(error) => {
+                self.kernel.retire(slot)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Brings a policy into force, in one step.
+    fn enforce(&mut self, number: u32, prepared: &Prepared) -> Result<(), KernelError> {
+        self.kernel.bind(number, prepared.slot)?;
+        self.kernel.answer_dns(number, prepared.names.as_ref().map_or(0, Service::port));
+        Ok(())
+    }
+
+    /// Goes on answering the DNS of adopted instances: at other ports, and with no address known.
+    pub(super) fn serve_adopted_names(&mut self) {
+        let adopted = self.instances.values().map(|one| (one.policy.clone(), one.slot));
+        for (policy, slot) in adopted.collect::<Vec<_>>() {
+            let number = policy.instance;
+            let Some(compiled) = self.pipeline.policy(policy.policy) else { continue };
+            let names = self.name_service(&policy, slot, &compiled).unwrap_or_else(|error| {
+                // Nowhere: what redirected it before refuses it now.
+                self.pipeline.agent(number, "names", &error.to_string());
+                None
+            });
+            self.kernel.answer_dns(number, names.as_ref().map_or(0, Service::port));
+            if let Some(instance) = self.instances.get_mut(&number) {
+                instance.names = names;
+            }
+        }
+    }
+
+    /// The DNS of an instance whose rules name hosts.
+    fn name_service(
+        &mut self,
+        policy: &PolicyText,
+        slot: Slot,
+        compiled: &Arc<Compiled>,
+    ) -> Result<Option<Service>, KernelError> {
+        if !compiled.answers_dns() {
+            return Ok(None);
+        }
+        // Without it questions would go where the server sends them.
+        self.kernel.attach_dns()?;
+        let PolicyText { instance, policy, .. } = *policy;
+        let service = Service::start(&mut self.kernel, instance, policy, slot, compiled.clone());
+        if let Some(descriptor) = service.descriptor() {
+            // What cannot be waited for is looked at several times a second all the same.
+            let _ = self.waiter.add(descriptor);
+        }
+        Ok(Some(service))
+    }
+
+    /// Answers what was asked by name.
+    pub(super) fn answer_names(&mut self) {
+        let Self { kernel, pipeline, instances, .. } = self;
+        for (number, instance) in instances {
+            if let Some(names) = &mut instance.names {
+                pipeline.names(*number, names.serve(kernel));
+            }
+        }
+    }
+
+    /// Forgets instances that have ended.
+    pub(super) fn bury(&mut self) {
+        let ended = |instance: &mut Instance| instance.has_ended();
+        let numbers: Vec<u32> = self
+            .instances
+            .iter_mut()
+            .filter_map(|(number, instance)| ended(instance).then_some(*number))
+            .collect();
+        if numbers.is_empty() {
+            return;
+        }
+        for number in numbers {
+            let Some(instance) = self.instances.remove(&number) else { continue };
+            let message = format!("the last process of instance {number} has ended");
+            self.pipeline.agent(number, "ended", &message);
+            if let Some(names) = instance.names {
+                self.pipeline.names(number, names.finish(&mut self.kernel));
+            }
+            self.drop_from_kernel(number, instance.slot);
+            let followers = &mut self.pipeline.sinks().audience;
+            let summary = followers.end(number, &instance.policy.server);
+            self.pipeline.retire(instance.policy);
+            self.pipeline.forget(number);
+            for reply in instance.ending.into_iter().flat_map(|ending| ending.replies) {
+                let _ = reply.send(Ok(summary.clone()));
+            }
+            self.state.forget(number);
+        }
+        self.name_policies();
+    }
+
+    fn drop_from_kernel(&mut self, number: u32, slot: Slot) {
+        let dropped = self.kernel.release(number).and_then(|()| self.kernel.retire(slot));
+        if let Err(error) = dropped {
+            self.pipeline.agent(number, "kernel", &error.to_string());
+        }
+    }
+
+    /// Loads all rules again. What cannot be loaded changes nothing.
+    pub(super) fn reload(&mut self) -> Vec<Reloaded> {
+        let numbers: Vec<u32> = self.instances.keys().copied().collect();
+        let mut results = Vec::new();
+        for number in numbers {
+            let error = self.reload_one(number).err().map(|refusal| refusal.to_string());
+            let result = if error.is_none() { "ok" } else { "failed" };
+            self.metrics.reloads.with_label_values(&[result]).inc();
+            if let Some(error) = &error {
+                let message = format!("the rules before stay in force: {error}");
+                self.pipeline.agent(number, "reload", &message);
+            }
+            let Some(instance) = self.instances.get_mut(&number) else { continue };
+            instance.stale = error.clone();
+            let server = instance.policy.server.clone();
+            results.push(Reloaded { instance: number, server, error });
+            self.save(number);
+        }
+        self.name_policies();
+        results
+    }
+
+    fn reload_one(&mut self, number: u32) -> Result<(), Refusal> {
+        let Some(instance) = self.instances.get(&number) else { return Ok(()) };
+        let caller = Caller { pid: instance.launch.pid, uid: instance.uid };
+        let loaded = instances::load(&self.search, caller, instance.uid, &instance.launch)?;
+        let compiled = instances::compile(&loaded)?;
+        let policy = self.veil.policy(loaded.text(self.next_policy, number));
+        let same = PolicyText { policy: policy.policy, ..instance.policy.clone() } == policy;
+        if same {
+            return Ok(());
+        }
+        self.replace(policy, &compiled).map_err(|error| Refusal::Failed(error.to_string()))
+    }
+
+    /// Replaces the policy of an instance, in one step.
+    fn replace(&mut self, policy: PolicyText, compiled: &Arc<Compiled>) -> Result<(), KernelError> {
+        let number = policy.instance;
+        let prepared = self.prepare(&policy, compiled)?;
+        // Known before the first record under it comes.
+        self.pipeline.begin(policy.clone(), compiled.clone());
+        self.enforce(number, &prepared)?;
+        let Some(instance) = self.instances.get_mut(&number) else { return Ok(()) };
+        let before = std::mem::replace(&mut instance.slot, prepared.slot);
+        let old = std::mem::replace(&mut instance.policy, policy);
+        if let Some(names) = std::mem::replace(&mut instance.names, prepared.names) {
+            self.pipeline.names(number, names.finish(&mut self.kernel));
+        }
+        self.kernel.retire(before)?;
+        // Its last records are in the rings by now, and are read before it is forgotten.
+        self.answering(|pipeline, mut respond| pipeline.settle(&mut respond));
+        self.pipeline.retire(old);
+        Ok(())
+    }
+
+    /// Leaves word for the next agent.
+    fn save(&mut self, number: u32) {
+        let Some(instance) = self.instances.get(&number) else { return };
+        let saved = instance.saved(self.kernel.position(number).unwrap_or(u32::MAX));
+        if let Err(error) = self.state.write(&saved) {
+            let message = format!(
+                "the state of instance {number} cannot be saved: {error}: the next agent would not \
+                 know it"
+            );
+            self.pipeline.agent(number, "state", &message);
+        }
+    }
+
+    /// The policies that headers of later segments name.
+    fn name_policies(&mut self) {
+        let policies = self.instances.values().map(|instance| instance.policy.clone()).collect();
+        self.pipeline.set_policies(policies);
+    }
+}
