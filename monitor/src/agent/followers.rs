@@ -39,7 +39,7 @@ struct Followed {
     uid: u32,
     summary: Summary,
     series: Series,
-    launcher: Option<mpsc::Sender<Arc<str>>>,
+    launcher: mpsc::Sender<Arc<str>>,
     events: u64,
     alerts: u64,
 }
@@ -76,7 +76,7 @@ impl Followers {
             uid,
             summary: Summary::default(),
             series: self.metrics.series(server),
-            launcher: Some(launcher),
+            launcher,
             events: 0,
             alerts: 0,
         };
@@ -101,9 +101,9 @@ impl Followers {
     fn tell(&mut self, event: &Event) {
         let line: Arc<str> = event.to_json().into();
         let followed = self.instances.get(&event.instance);
-        if let Some(launcher) = followed.and_then(|followed| followed.launcher.as_ref()) {
+        if let Some(followed) = followed {
             // A launcher that does not read misses lines, as whoever reads the recording does not.
-            let _ = launcher.try_send(line.clone());
+            let _ = followed.launcher.try_send(line.clone());
         }
         let told = Told { uid: followed.map_or(0, |followed| followed.uid), line };
         if self.kept.len() == KEPT {

@@ -13,10 +13,9 @@ use prometheus::{
 };
 
 use crate::{
-    event::{Body, Enforced, Event},
+    event::{Body, Event, Outcome},
     kernel::Statistics,
 };
-use monitor_common::record::enforced;
 
 /// Server names that have series of their own.
 const SERVERS_MAX: usize = 256;
@@ -254,16 +253,7 @@ impl Series {
         let (Body::Alert(alert), Some(violation)) = (&event.body, &event.violation) else { return };
         let labels = [self.server.as_str(), violation.category.name()];
         self.alerts.with_label_values(&labels).inc_by(alert.count);
-        if violation.observed_only {
-            return;
-        }
-        let (denied, killed) = match (violation.answered, violation.enforced) {
-            (enforced::NONE, Enforced::Agent) => (false, true),
-            (enforced::NONE, _) => (false, false),
-            (enforced::DENIED, _) => (true, false),
-            (enforced::DENIED_AND_KILLED, _) => (true, true),
-            _ => (false, true),
-        };
+        let Outcome { denied, killed } = violation.outcome(alert);
         if denied {
             self.denials.with_label_values(&labels).inc_by(alert.count);
         }

@@ -18,7 +18,7 @@ use crate::{
         request::{Reloaded, Status},
     },
     event::{Parser, printable},
-    sink::terminal::Terminal,
+    sink::terminal::{Terminal, shows_colour},
 };
 
 /// Where the agent is.
@@ -116,7 +116,7 @@ pub fn alerts(arguments: &AlertsArguments) -> ExitCode {
     finish((|| {
         let socket = arguments.agent.socket()?;
         block_on(async {
-            let mut terminal = Terminal::stdout();
+            let mut terminal = Terminal::new(io::stdout(), shows_colour(&io::stdout()));
             let mut show = |line: &[u8]| -> anyhow::Result<()> {
                 if arguments.json {
                     let mut out = io::stdout().lock();

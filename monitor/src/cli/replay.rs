@@ -18,7 +18,7 @@ use crate::{
     event::{Event, Shown, parse_time, printable},
     replay::{Change, Counts, Difference, Differences, Options, Replay},
     segment::{Recording, recordings},
-    sink::terminal::Terminal,
+    sink::terminal::{Terminal, shows_colour},
 };
 
 /// Judges recorded events again: by the rules that were in force, or by others.
@@ -176,8 +176,7 @@ struct Out {
 
 impl Out {
     fn new(arguments: &Arguments) -> Self {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let colour = io::stdout().is_terminal() && !refused;
+        let colour = shows_colour(&io::stdout());
         Self {
             terminal: Terminal::new(BufWriter::new(io::stdout()), colour),
             json: arguments.json,

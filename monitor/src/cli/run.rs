@@ -38,7 +38,7 @@ use crate::{
         recording::{Destination, RecordingOptions, SegmentWriter, Sync},
         stderr::Stderr,
         summary::Summary,
-        terminal::Terminal,
+        terminal::{Terminal, shows_colour},
     },
 };
 
@@ -176,9 +176,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let mut enricher = Enricher::new(recording.next_seq(), Clock::measure());
     enricher.name(instance, &loaded.server);
     enricher.veil(veil);
-    let interactive = io::stderr().is_terminal();
-    let terminal = Terminal::new(Stderr::new(), interactive && !colour_refused());
-    let terminal = terminal.with_checkpoints(!interactive);
+    let terminal = Terminal::new(Stderr::new(), shows_colour(&io::stderr()));
+    let terminal = terminal.with_checkpoints(!io::stderr().is_terminal());
     let sinks = Sinks { recording, terminal, audience: Summary::default(), account };
     let mut pipeline = Pipeline::new(rings, enricher, sinks);
     pipeline.explain(POLICY, compiled);
@@ -321,8 +320,4 @@ fn start(
     let server = launch::start(program, tree, put_under_watch)?;
     launch::let_go_of_streams(&null)?;
     Ok(server)
-}
-
-fn colour_refused() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }

@@ -20,11 +20,7 @@ mod tests;
 
 use std::{collections::HashMap, sync::Arc};
 
-use monitor_common::{
-    file,
-    policy::detector,
-    record::{did, enforced},
-};
+use monitor_common::{file, policy::detector, record::did};
 
 use crate::event::{Bytes, Event, File, Violation};
 
@@ -109,6 +105,11 @@ impl Detectors {
         self.limits.remove(&policy);
     }
 
+    /// Forgets an instance.
+    pub fn forget(&mut self, instance: u32) {
+        self.instances.remove(&instance);
+    }
+
     /// The limits that an event is counted by.
     pub fn limits_of(&self, event: &Event) -> Option<&Limits> {
         self.limits.get(&event.observed.as_ref()?.policy).map(AsRef::as_ref)
@@ -118,8 +119,7 @@ impl Detectors {
     pub fn observe(&mut self, event: &Event, is_runtime: &dyn Fn(&Bytes) -> bool) -> Vec<Found> {
         let Some(observed) = &event.observed else { return Vec::new() };
         let Some(instance) = self.instance(event, observed.policy) else { return Vec::new() };
-        let answered = event.violation.as_ref().map_or(enforced::NONE, |it| it.answered);
-        let refused = matches!(answered, enforced::DENIED | enforced::DENIED_AND_KILLED);
+        let refused = event.violation.as_ref().is_some_and(|it| it.is_refused());
         let at = Moment { seq: event.seq, boot_ns: event.boot_ns };
         instance.observe(&Seen { event, at, is_runtime, done: !refused })
     }

@@ -3,7 +3,7 @@
 use monitor_common::{
     network::mapped_v4,
     policy::{Decision, InodeKey, class, reason, set, verdict},
-    record::{Peer, Target, change, did, flags},
+    record::{Peer, Target, change, did, enforced, flags},
 };
 
 use super::*;

@@ -92,6 +92,8 @@ impl Enricher {
     /// Forgets an instance of which nothing will be heard any more.
     pub fn forget(&mut self, instance: u32) {
         self.servers.remove(&instance);
+        self.hosts.remove(&instance);
+        self.detectors.forget(instance);
     }
 
     /// Lets verdicts of policy number `policy` be explained. Numbers are never used again, and

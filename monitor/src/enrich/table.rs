@@ -10,7 +10,7 @@ use std::{
 
 use monitor_common::{
     limits,
-    record::{Target, enforced, flags},
+    record::{Target, flags},
 };
 
 use crate::event::{Ancestor, Body, Bytes, Event, Exec, Image, Known, Observed, Process};
@@ -225,14 +225,13 @@ impl Table {
 fn refused(event: &Event) -> bool {
     let observed = event.observed.as_ref();
     let only_judged = observed.is_some_and(|observed| observed.flags & flags::CHECK != 0);
-    only_judged
-        || event.violation.as_ref().is_some_and(|violation| {
-            matches!(violation.answered, enforced::DENIED | enforced::DENIED_AND_KILLED)
-        })
+    only_judged || event.violation.as_ref().is_some_and(|it| it.is_refused())
 }
 
 #[cfg(test)]
 mod tests {
+    use monitor_common::record::enforced;
+
     use super::*;
     use crate::event::tests::sample;
 

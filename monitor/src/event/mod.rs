@@ -23,7 +23,7 @@ use std::{
 
 use monitor_common::{
     policy::{Decision, InodeKey},
-    record::{Peer, Target},
+    record::{Peer, Target, enforced},
 };
 
 pub use bytes::{Bytes, Shown, TextError, printable};
@@ -281,6 +281,37 @@ pub struct Violation {
     pub enforced: Enforced,
     /// What the kernel did: one of [`monitor_common::record::enforced`].
     pub answered: u8,
+}
+
+impl Violation {
+    /// Whether the call was refused: what was asked for did not happen.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.answered, enforced::DENIED | enforced::DENIED_AND_KILLED)
+    }
+
+    /// What was done about what an alert tells.
+    pub fn outcome(&self, alert: &Alert) -> Outcome {
+        let (denied, killed) = match (self.answered, self.enforced) {
+            _ if self.observed_only => (false, false),
+            // Nobody is killed for a question.
+            (enforced::NONE, Enforced::Agent) if alert.event == "resolve" => (true, false),
+            (enforced::NONE, Enforced::Agent) => (false, true),
+            (enforced::NONE, _) => (false, false),
+            (enforced::DENIED, _) => (true, false),
+            (enforced::DENIED_AND_KILLED, _) => (true, true),
+            _ => (false, true),
+        };
+        Outcome { denied, killed }
+    }
+}
+
+/// What was done about a violation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The call was refused.
+    pub denied: bool,
+    /// Processes were killed.
+    pub killed: bool,
 }
 
 /// A line of a rule file.

@@ -42,7 +42,7 @@ use monitor_common::{
     record::counter,
 };
 
-pub use cgroup::mount_point as cgroup2_mount_point;
+pub use cgroup::cgroup_root;
 pub use error::KernelError;
 pub use policies::Slot;
 pub use ring::{Ring, Rings};

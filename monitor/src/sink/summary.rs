@@ -7,12 +7,12 @@ use std::{
     io::{self, Write},
 };
 
-use monitor_common::record::{did, enforced, flags};
+use monitor_common::record::{did, flags};
 
 use super::{Audience, recording::Totals};
 use crate::{
     enrich::{contact_text, subject},
-    event::{Body, Enforced, Event, Shown, printable},
+    event::{Body, Event, Outcome, Shown, printable},
     rules::DEFAULT,
 };
 
@@ -61,19 +61,10 @@ impl Audience for Summary {
             Body::Alert(alert) => {
                 if let Some(violation) = &event.violation {
                     let what = violation.category.name();
-                    let done = if violation.observed_only {
-                        "reported"
-                    } else {
-                        match (violation.answered, violation.enforced) {
-                            // Nobody is killed for a question.
-                            (enforced::NONE, Enforced::Agent) if alert.event == "resolve" => {
-                                "denied"
-                            }
-                            (enforced::NONE, Enforced::Agent) => "killed",
-                            (enforced::NONE, _) => "reported",
-                            (enforced::DENIED, _) => "denied",
-                            _ => "killed",
-                        }
+                    let done = match violation.outcome(alert) {
+                        Outcome { killed: true, .. } => "killed",
+                        Outcome { denied: true, .. } => "denied",
+                        Outcome { .. } => "reported",
                     };
                     // What a detector has counted is one alarm.
                     let count = if alert.finding.is_some() { 1 } else { alert.count };
@@ -90,9 +81,7 @@ impl Summary {
         let Some(observed) = &event.observed else { return };
         self.first_ns.get_or_insert(event.boot_ns);
         self.last_ns = self.last_ns.max(event.boot_ns);
-        let denied = event.violation.as_ref().is_some_and(|violation| {
-            matches!(violation.answered, enforced::DENIED | enforced::DENIED_AND_KILLED)
-        });
+        let denied = event.violation.as_ref().is_some_and(|it| it.is_refused());
         if denied {
             return;
         }
@@ -271,6 +260,8 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
+    use monitor_common::record::enforced;
+
     use super::*;
     use crate::{event::tests::sample, segment::ChainHash};
 

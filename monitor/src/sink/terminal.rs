@@ -4,7 +4,7 @@
 use std::{
     env,
     fmt::{self, Write as _},
-    io::{self, IsTerminal, Write},
+    io::{IsTerminal, Write},
 };
 
 use monitor_common::policy::verdict;
@@ -25,28 +25,13 @@ pub struct Terminal<W> {
     checkpoints: bool,
 }
 
-impl Terminal<io::Stderr> {
-    /// Standard error; in colour when it is a terminal and NO_COLOR is not set.
-    pub fn stderr() -> Self {
-        let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let out = io::stderr();
-        let colour = out.is_terminal() && !refused;
-        Self { out, colour, checkpoints: false }
-    }
-}
-
-impl Terminal<io::Stdout> {
-    /// Standard output, for who asks for alerts.
-    pub fn stdout() -> Self {
-        let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let out = io::stdout();
-        let colour = out.is_terminal() && !refused;
-        Self { out, colour, checkpoints: false }
-    }
+/// Whether people see colours there: on a terminal, unless NO_COLOR is set.
+pub fn shows_colour(place: &impl IsTerminal) -> bool {
+    place.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 impl<W: Write> Terminal<W> {
-    /// Any other place.
+    /// Writes there; `colour` as [`shows_colour`] says.
     pub fn new(out: W, colour: bool) -> Self {
         Self { out, colour, checkpoints: false }
     }

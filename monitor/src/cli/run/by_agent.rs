@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use hyper::Method;
 use tokio::io::unix::AsyncFd;
 
-use super::{Arguments, ModeArgument, colour_refused, say};
+use super::{Arguments, ModeArgument, say};
 use crate::{
     agent::{
         client::{Answer, Client, ClientError, block_on},
@@ -21,7 +21,10 @@ use crate::{
     },
     event::{Bytes, Parser},
     launch::{self, Account, Ended, Environment, Program, Root, Waiting, cgroup, signals::Signals},
-    sink::{stderr::Stderr, terminal::Terminal},
+    sink::{
+        stderr::Stderr,
+        terminal::{Terminal, shows_colour},
+    },
 };
 
 /// How long the agent may take to tell the last alerts.
@@ -171,10 +174,5 @@ async fn tell_end(socket: &Path, instance: u32) -> String {
 }
 
 fn terminal() -> Terminal<Stderr> {
-    Terminal::new(Stderr::new(), !colour_refused() && is_terminal())
-}
-
-fn is_terminal() -> bool {
-    use std::io::IsTerminal as _;
-    std::io::stderr().is_terminal()
+    Terminal::new(Stderr::new(), shows_colour(&std::io::stderr()))
 }

@@ -270,9 +270,9 @@ impl Aggregator {
 
 /// Whether what an event tells took effect.
 fn effect(event: &Event) -> Effect {
-    match event.violation.as_ref().map(|violation| violation.answered) {
-        Some(enforced::DENIED | enforced::DENIED_AND_KILLED) => Effect::Refused,
-        Some(enforced::KILLED) => Effect::Perhaps,
+    match &event.violation {
+        Some(violation) if violation.is_refused() => Effect::Refused,
+        Some(violation) if violation.answered == enforced::KILLED => Effect::Perhaps,
         _ => Effect::Happened,
     }
 }
