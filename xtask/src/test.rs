@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::command::{as_root, cargo, say};
-use crate::machine::{Boot, Kernel, boot, build_image};
+use crate::machine::{Boot, Kernel, boot, build_debian, build_image};
 use crate::results::Results;
-use crate::{build, real_server, setup, workspace};
+use crate::{build, package, real_server, setup, workspace};
 
 /// How long a machine may say nothing. Tests run the monitor several times, and every start loads
 /// all programs, which the kernel's verifier takes its time for.
@@ -36,6 +36,9 @@ pub struct Selection {
     /// Only this backend: lsm or tracepoint
     #[arg(long)]
     backend: Option<String>,
+    /// Only the package, on the machine that Debian's systemd boots
+    #[arg(long, conflicts_with_all = ["kernel", "preempt_full", "backend"])]
+    systemd: bool,
     /// Only the tests whose name holds this
     filter: Option<String>,
 }
@@ -62,17 +65,35 @@ impl Selection {
             None if self.preempt_full => vec!["lsm"],
             None => vec!["lsm", "tracepoint"],
         };
-        let plain = self.kernel.is_none() && self.backend.is_none() && !self.preempt_full;
         let mut boots = Vec::new();
         for kernel in kernels {
             for backend in &backends {
                 boots.push(boot(kernel, backend, self.preempt_full));
             }
         }
-        if plain {
+        if self.is_plain() {
             boots.push(boot(Kernel::V6_12, "lsm", true));
         }
         boots
+    }
+
+    /// Whether this is the whole matrix, but for a filter.
+    fn is_plain(&self) -> bool {
+        self.kernel.is_none() && self.backend.is_none() && !self.preempt_full && !self.systemd
+    }
+
+    /// The boot of Debian's systemd, on which the package is installed. A filter alone is meant for
+    /// the end-to-end tests.
+    fn systemd(&self) -> Option<Boot> {
+        let command = ["installed".to_owned()].into_iter().chain(self.filter.clone());
+        (self.systemd || (self.is_plain() && self.filter.is_none())).then(|| Boot {
+            name: format!("{}-systemd", Kernel::V6_12),
+            kernel: Kernel::V6_12,
+            preempt_full: false,
+            counted: false,
+            command: command.collect(),
+            patience: MACHINE_PATIENCE,
+        })
     }
 }
 
@@ -224,23 +245,31 @@ fn listen(results: &mut Results, name: &str, command: &mut Command) -> Result<()
     Ok(())
 }
 
-/// Boots the selection, as many machines at a time as there are processors, and returns each
-/// run's name and backend.
+/// Boots the selection, as many machines at a time as there are processors, and returns name and
+/// backend of each run of the end-to-end tests.
 fn machines(
     results: &mut Results,
     selection: &Selection,
     programs: &[PathBuf],
 ) -> Result<Vec<(String, String)>> {
-    let image = build_image(programs, real_servers().as_deref())?;
-    let boots = selection.boots();
+    let boots = if selection.systemd { Vec::new() } else { selection.boots() };
+    let mut machines = Vec::new();
+    if !boots.is_empty() {
+        let image = build_image(programs, real_servers().as_deref())?;
+        machines.extend(boots.iter().map(|(boot, _)| (boot.clone(), image.clone())));
+    }
+    if let Some(boot) = selection.systemd() {
+        machines.push((boot, build_debian(&package::under_test()?)?));
+    }
     let next = AtomicUsize::new(0);
     let shared = Mutex::new(results);
-    let workers = thread::available_parallelism().map_or(1, |cores| cores.get().min(boots.len()));
+    let workers =
+        thread::available_parallelism().map_or(1, |cores| cores.get().min(machines.len()));
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some((what, _)) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    machine(&shared, what, &image);
+                while let Some((what, image)) = machines.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    machine(&shared, what, image);
                 }
             });
         }

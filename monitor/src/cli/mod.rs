@@ -17,7 +17,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Exit codes of every verb except `run`, which returns the server's own.
 pub mod exit {
@@ -79,6 +79,11 @@ fn describe(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// All verbs and options, as manual pages and completions are made of.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Parses the arguments and runs the verb.
