@@ -150,7 +150,7 @@ pub fn parts(parts: Parts) -> Result<()> {
 pub fn on_machines(selection: &Selection) -> Result<()> {
     setup::machines()?;
     let mut results = Results::new();
-    let programs = programs()?;
+    let programs = if selection.systemd { Vec::new() } else { programs()? };
     machines(&mut results, selection, &programs)?;
     finish(&results)
 }

@@ -23,7 +23,7 @@ const START: &str = "#!/bin/sh\n\
     exec >/dev/ttyS1 2>&1\n\
     stty -F /dev/ttyS1 raw\n\
     set -- $(sed 's/.* -- //' /proc/cmdline)\n\
-    HOME=/root RUST_BACKTRACE=1 PATH=/opt/mcp-monitor-tests:$PATH \"$@\"\n\
+    HOME=/root PATH=/opt/mcp-monitor-tests:$PATH \"$@\"\n\
     echo \"init: exit code $?\"\n\
     systemctl poweroff --force\n";
 const UNIT: &str = "[Unit]\nDescription=Tests of the installed package\n\

@@ -39,7 +39,8 @@ impl Config {
 
 /// Section, key and meaning of each row of the table.
 fn rows() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-    DOCUMENTATION.lines().filter_map(|line| {
+    let section = DOCUMENTATION.split("\n## ").find(|section| section.starts_with("Configuration"));
+    section.unwrap_or_default().lines().filter_map(|line| {
         let (key, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
         let (section, key) = key.split_once('.')?;
         let (_, meaning) = rest.strip_suffix(" |")?.split_once(" | ")?;

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = STEPS.map(|(name, step)| {
-        let perform = move || step().map_err(|error| Failed::from(format!("{error:?}")));
+        let perform = move || step().map_err(|error| Failed::from(format!("{error:#}")));
         Trial::test(format!("systemd::{name}"), perform)
     });
     libtest_mimic::run(&arguments, trials.into()).exit_code()

@@ -27,7 +27,7 @@ impl Served {
         let mut run = Command::new("runuser");
         run.args(["-u", user, "--", "mcp-monitor", "run", "--server", "subject", "--"]);
         run.args(["/bin/sh", "-c", script]).current_dir("/").stdin(Stdio::null());
-        run.env_clear().env("PATH", "/usr/bin:/bin");
+        run.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         let child = run.stdout(file.try_clone()?).stderr(file).spawn().context("runuser")?;
         Ok(Self { child, out })
     }
