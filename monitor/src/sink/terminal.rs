@@ -146,7 +146,7 @@ impl<W: Write> Terminal<W> {
 
 /// A line as the journal has it.
 fn bare(text: &str) -> &str {
-    text.trim_start_matches(PREFIX).trim_end()
+    text.strip_prefix(PREFIX).unwrap_or(text).trim_end()
 }
 
 /// A process of a chain: the program that runs, not what it calls itself, and its arguments.
