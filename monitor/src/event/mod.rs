@@ -504,6 +504,15 @@ impl Event {
         }
     }
 
+    /// Number of the policy that it is under, 0 when there is none.
+    pub fn policy(&self) -> u32 {
+        match (&self.observed, &self.body) {
+            (Some(observed), _) => observed.policy,
+            (None, Body::Resolve(resolve)) => resolve.policy,
+            _ => 0,
+        }
+    }
+
     /// Name of the type, as in the line.
     pub fn kind(&self) -> &'static str {
         match &self.body {

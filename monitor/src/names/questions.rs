@@ -170,6 +170,6 @@ impl Questions {
 const NOERROR: &str = "NOERROR";
 const REFUSED: &str = "REFUSED";
 const FAILED: &str = "SERVFAIL";
-/// Of no resolver's.
-const TIMEOUT: &str = "TIMEOUT";
+/// Of no resolver's: what was asked may have been heard.
+pub const TIMEOUT: &str = "TIMEOUT";
 const TRUNCATED: &str = "TRUNCATED";

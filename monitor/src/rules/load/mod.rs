@@ -231,6 +231,8 @@ pub fn load_recorded(
     if instead.is_none() {
         if recorded.detectors == 0 {
             loaded.limits.verdicts = [verdict::ALLOW; detector::COUNT];
+        } else if recorded.detectors < 2 {
+            loaded.limits.verdicts[detector::DNS_BURST] = verdict::ALLOW;
         }
         loaded.mode = if recorded.mode == "enforce" { Mode::Enforce } else { Mode::Observe };
     }
