@@ -55,6 +55,9 @@ impl<W: Write> Terminal<W> {
                 let reason = printable(&loss.reason);
                 self.line(33, "loss", &format!("{} events are not recorded: {reason}", loss.count))
             }
+            (Body::Grant { action, grant, .. }, _) => {
+                self.line(33, "grant", &printable(&format!("{action}: {grant}")))
+            }
             (Body::Agent { action, .. }, _) if action == END => return,
             (Body::Agent { message, .. }, _) => self.line(33, "agent", &printable(message)),
             _ => return,

@@ -25,6 +25,7 @@ behaviours! {
     execs,
     fleet,
     floods,
+    grants,
     host_names,
     inside,
     launching,
