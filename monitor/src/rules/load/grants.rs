@@ -11,8 +11,8 @@ use super::{
     super::{
         Compiled, Finding, RuleError, SearchPath, Severity, Source, SourceKind, Subject,
         address::{Place, Prefix},
-        parse::{self, List},
-        pattern::{Pattern, Piece, alternatives, pieces},
+        parse,
+        pattern::{Pattern, alternatives, pieces},
         resolve::Links,
         source::Origin,
     },
@@ -30,17 +30,7 @@ pub fn parse_grant(id: u32, rules: &str) -> Result<Arc<Source>, RuleError> {
     let path = format!("{}/{name}", kind.folder());
     let text = format!("schema = {}\n{rules}", parse::SCHEMA);
     let source = Arc::new(Source { kind, name, path, text });
-    let document = parse::checked(&source).map_err(RuleError::Findings)?;
-    let variable = document.lists.iter().find(|(_, entry)| entry.text.contains("${"));
-    let Some((_, entry)) = variable else { return Ok(source) };
-    let (message, help) = ("a grant names no variables", "write what they stand for");
-    Err(RuleError::Findings(vec![Finding {
-        severity: Severity::Error,
-        message: message.to_owned(),
-        help: Some(help.to_owned()),
-        source: source.clone(),
-        span: entry.span.clone(),
-    }]))
+    patterns(&source).map(|_| source)
 }
 
 /// The grants that a policy holds.
@@ -78,18 +68,34 @@ pub fn load_granted(
 fn links(grants: &[Arc<Source>]) -> Result<BTreeMap<Bytes, Bytes>, RuleError> {
     let links = Links::default();
     for grant in grants {
-        let document = parse::document(grant).map_err(RuleError::Findings)?;
-        let is_pattern = |(list, entry): &&(&List, parse::Entry)| list.is_pattern(&entry.text);
-        for (_, entry) in document.lists.iter().filter(is_pattern) {
-            // What is no pattern is said by who loads it.
-            let patterns = pieces(&entry.text).and_then(|pieces| alternatives(&pieces));
-            let of = |pieces: &Vec<Piece>| Pattern::new(pieces).ok();
-            for mut pattern in patterns.unwrap_or_default().iter().filter_map(of) {
-                pattern.resolve(&links);
-            }
-        }
+        patterns(grant)?.iter_mut().for_each(|pattern| drop(pattern.resolve(&links)));
     }
     Ok(links.into_met())
+}
+
+/// All patterns of a grant.
+fn patterns(grant: &Arc<Source>) -> Result<Vec<Pattern>, RuleError> {
+    let document = parse::checked(grant).map_err(RuleError::Findings)?;
+    let mut patterns = Vec::new();
+    for (list, entry) in &document.lists {
+        let wrong = |message: String, help: Option<String>| {
+            let (source, span) = (grant.clone(), entry.span.clone());
+            let severity = Severity::Error;
+            RuleError::Findings(vec![Finding { severity, message, help, source, span }])
+        };
+        if entry.text.contains("${") {
+            let help = "write what they stand for".to_owned();
+            return Err(wrong("a grant names no variables".to_owned(), Some(help)));
+        }
+        if list.is_pattern(&entry.text) {
+            let all = pieces(&entry.text).and_then(|pieces| alternatives(&pieces));
+            let all = all.and_then(|all| all.iter().map(|one| Pattern::new(one)).collect());
+            let all: Vec<Pattern> =
+                all.map_err(|error| wrong(error.to_string(), error.help(&entry.text)))?;
+            patterns.extend(all);
+        }
+    }
+    Ok(patterns)
 }
 
 /// What grants name and still do not allow, and which entry outranks them. Only what stands for one
