@@ -294,7 +294,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         }
         self.ticked = Instant::now();
         // A reader that was slow may take the rest now; alerts never wait for it.
-        let _ = self.sinks.terminal.out().flush();
+        self.sinks.terminal.push();
         self.enricher.set_clock(Clock::measure());
         self.enricher.tick(clock::boot_ns(), &mut self.events);
         self.enricher.losses(&counters()?, self.delivered, &mut self.events);

@@ -44,6 +44,7 @@ use crate::{
     rules::SearchPath,
     segment::{Header, key},
     sink::{
+        journal::Journal,
         recording::{Destination, SegmentWriter},
         stderr::Stderr,
         terminal::Terminal,
@@ -89,6 +90,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     }
     let (asker, inbox) = request::pair()?;
     let terminal = Terminal::new(Stderr::new(), false).with_checkpoints(true);
+    let terminal = terminal.with_journal(Journal::behind_stderr());
     let account = Account::of_root()?;
     let sinks = Sinks { recording, terminal, audience: followers, account };
     let mut pipeline = Pipeline::new(kernel.take_rings()?, enricher, sinks);

@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Exit code of the monitor's own failures.
-const FAILED: u8 = 125;
+pub(super) const FAILED: u8 = 125;
 /// Number of the only policy of a run.
 const POLICY: u32 = 1;
 

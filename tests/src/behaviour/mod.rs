@@ -22,6 +22,7 @@ behaviours! {
     changes,
     detectors,
     disk,
+    endurance,
     execs,
     fleet,
     floods,
