@@ -75,7 +75,8 @@ impl<W: Write> Terminal<W> {
                 (Priority::Warning, self.line(33, "loss", &text))
             }
             (Body::Grant { action, grant, .. }, _) => {
-                self.line(33, "grant", &printable(&format!("{action}: {grant}")))
+                let text = format!("{action}: {grant}");
+                (Priority::Notice, self.line(33, "grant", &printable(&text)))
             }
             (Body::Agent { action, .. }, _) if action == END => return,
             (Body::Agent { message, .. }, _) => {
