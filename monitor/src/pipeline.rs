@@ -13,7 +13,7 @@ use monitor_common::record::{Record, flags};
 use crate::{
     decode::{self, DecodeError},
     enrich::{Clock, Counters, Delivered, Enricher, Merge, Source, clock},
-    event::{Event, PolicyText},
+    event::{Event, Grant, Person, PolicyText},
     kernel::{Kernel, KernelError, Rings},
     launch::Account,
     names::Answered,
@@ -184,6 +184,13 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
     /// Something about the agent itself that belongs into the stream.
     pub fn agent(&mut self, instance: u32, action: &str, message: &str) {
         let event = self.enricher.agent(instance, action, message);
+        self.events.push(event);
+        self.deliver();
+    }
+
+    /// Rights for a while begin or end, see [`Enricher::grant`].
+    pub fn grant(&mut self, action: &str, by: Option<Person>, grant: Grant) {
+        let event = self.enricher.grant(action, by, grant);
         self.events.push(event);
         self.deliver();
     }

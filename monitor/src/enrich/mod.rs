@@ -29,8 +29,8 @@ use crate::{
     decode::Decoded,
     detect::Detectors,
     event::{
-        Body, Bytes, Category, Enforced, Event, Known, Observed, PolicyText, Process, Resolve,
-        Veil, Violation,
+        Body, Bytes, Category, Enforced, Event, Grant, Known, Observed, Person, PolicyText,
+        Process, Resolve, Veil, Violation,
     },
     judge::{self, Explain},
     names::Answered,
@@ -293,6 +293,13 @@ impl Enricher {
         event.instance = instance;
         event.server = self.server(instance);
         event
+    }
+
+    /// An event about rights for a while: `action` and `by` as in [`Body::Grant`].
+    pub fn grant(&mut self, action: &str, by: Option<Person>, grant: Grant) -> Event {
+        let (instance, server) = (grant.instance.unwrap_or(0), grant.server.as_str().into());
+        let body = Body::Grant { action: action.to_owned(), by, grant: Box::new(grant) };
+        Event { instance, server, ..self.own(body) }
     }
 
     /// An event about a policy: `action` is `install` or `retire`. The policies of the start

@@ -143,6 +143,13 @@ impl Questions {
         }
     }
 
+    /// Goes on with the addresses that another's answers led to.
+    pub fn take_over(&mut self, other: &Self, under: &mut Under<'_>) {
+        if let Err(error) = self.table.take_over(&other.table, under.rules, under.set) {
+            self.notes.push(error.to_string());
+        }
+    }
+
     /// Takes out what has ceased to hold.
     pub fn expire(&mut self, under: &mut Under<'_>) {
         if let Err(error) = self.table.expire(under.now_ns, under.rules, under.set) {
