@@ -13,7 +13,7 @@ use monitor_common::record::{Record, flags};
 use crate::{
     decode::{self, DecodeError},
     enrich::{Clock, Counters, Delivered, Enricher, Merge, Source, clock},
-    event::{Event, PolicyText},
+    event::{Event, Grant, Person, PolicyText},
     kernel::{Kernel, KernelError, Rings},
     launch::Account,
     names::Answered,
@@ -79,6 +79,8 @@ pub struct Pipeline<W, A> {
     sinks: Sinks<W, A>,
     delivered: Delivered,
     events: Vec<Event>,
+    /// Findings in questions for hosts, to be answered with the next records.
+    owed: Vec<Record>,
     flushed: Instant,
     ticked: Instant,
     lag_ns: u64,
@@ -95,6 +97,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
             sinks,
             delivered: Delivered::default(),
             events: Vec::with_capacity(EVENTS + EVENTS / 4),
+            owed: Vec::new(),
             flushed: Instant::now(),
             ticked: Instant::now(),
             lag_ns: 0,
@@ -185,10 +188,28 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         self.deliver();
     }
 
+    /// Rights for a while begin or end, see [`Enricher::grant`].
+    pub fn grant(&mut self, action: &str, by: Option<Person>, grant: Grant) {
+        let event = self.enricher.grant(action, by, grant);
+        self.events.push(event);
+        self.deliver();
+    }
+
     /// Questions for hosts that the agent has answered.
     pub fn resolved(&mut self, instance: u32, answers: Vec<Answered>) {
         for answered in answers {
+            let before = self.events.len();
             self.enricher.resolve(instance, answered, &mut self.events);
+            self.owed.extend(self.events[before..].iter().filter_map(respond::of_finding));
+        }
+        self.deliver();
+    }
+
+    /// Something about a file that the kernel programs have not seen.
+    pub fn told(&mut self, record: Record, path: &[u8]) {
+        let bytes = decode::encode(record, [path, &[], &[], &[]]);
+        if let Ok(decoded) = decode::decode(&bytes) {
+            self.enricher.record(&decoded, &mut self.events);
         }
         self.deliver();
     }
@@ -237,6 +258,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
     }
 
     fn pass_on(&mut self, now_ns: u64, respond: &mut impl FnMut(&Record)) {
+        self.owed.drain(..).for_each(|finding| respond(&finding));
         while let Some(bytes) = self.merge.pop(now_ns) {
             if let Some(time_ns) = decode::time_ns(bytes) {
                 self.lag_ns = now_ns.saturating_sub(time_ns);

@@ -13,6 +13,7 @@ pub mod client;
 pub mod config;
 mod control;
 mod followers;
+mod grants;
 mod instances;
 mod lifecycle;
 mod metrics;
@@ -28,6 +29,7 @@ use self::{
     config::{Backend, Config},
     control::Scraped,
     followers::Followers,
+    grants::Grants,
     instances::Instance,
     metrics::Metrics,
     state::{Saved, StateDirectory},
@@ -98,6 +100,10 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     for (policy, compiled) in adopted.compiled {
         pipeline.explain(policy, compiled);
     }
+    let (grants, wrong) = Grants::of_agent_before(&state);
+    if let Some(message) = wrong {
+        pipeline.agent(0, "takeover", &message);
+    }
     let blind = adopted.blind;
     for message in adopted.messages {
         pipeline.agent(0, "takeover", &message);
@@ -128,6 +134,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         veil,
         blind,
         instances: adopted.instances,
+        grants,
         next_policy: adopted.next_policy,
         waiter,
     }
@@ -196,6 +203,7 @@ fn adopt(
         for saved in saved {
             state.forget(saved.policy.instance);
         }
+        state.forget_grants();
         return Ok(adopted);
     }
     adopted.recorded = state.recorded();

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::{
     followers::Followers,
+    grants::Grants,
     instances::{self, Instance},
     metrics::Metrics,
     request::{Ask, Caller, Inbox, InstanceStatus, Plan, Refusal, Request, Status, Told},
@@ -60,6 +61,8 @@ pub struct Watch {
     pub blind: Option<Duration>,
     /// What runs.
     pub instances: BTreeMap<u32, Instance>,
+    /// What has been granted for a while.
+    pub grants: Grants,
     /// Number of the next policy.
     pub next_policy: u32,
     /// What is waited on.
@@ -75,6 +78,7 @@ impl Watch {
         self.waiter.add(self.signals.as_fd())?;
         self.waiter.add(self.inbox.as_fd())?;
         self.serve_adopted_names();
+        self.settle_grants();
         self.measure();
         self.until_end()?;
         let Self { pipeline, kernel, instances, .. } = self;
@@ -153,6 +157,7 @@ impl Watch {
                 instance.end(None);
             }
         }
+        self.expire_grants();
         self.measure();
         self.state.is_seen();
         // Fails when systemd did not start us.
@@ -217,6 +222,9 @@ impl Watch {
             },
             Ask::Status(reply) => drop(reply.send(Ok(self.status(caller)))),
             Ask::Reload(reply) => drop(reply.send(Ok(self.reload()))),
+            Ask::Give(give, reply) => drop(reply.send(self.give(caller, &give))),
+            Ask::Revoke(id, reply) => drop(reply.send(self.revoke(caller, id))),
+            Ask::Grants(reply) => drop(reply.send(Ok(self.grants.list().to_vec()))),
             Ask::Alerts(reply) => {
                 let followers = &self.pipeline.sinks().audience;
                 let own = |told: &&Told| caller.owns(told.uid);

@@ -5,6 +5,7 @@ mod ask;
 mod check;
 mod collect;
 mod explain;
+mod grant;
 mod learn;
 mod replay;
 mod report;
@@ -45,6 +46,7 @@ enum Verb {
     Check(check::Arguments),
     Collect(collect::Arguments),
     Explain(explain::Arguments),
+    Grant(grant::Arguments),
     Learn(learn::Arguments),
     Reload(ask::ReloadArguments),
     Replay(replay::Arguments),
@@ -94,6 +96,7 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Collect(arguments) => collect::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
+        Verb::Grant(arguments) => grant::main(arguments),
         Verb::Learn(arguments) => learn::main(&arguments),
         Verb::Reload(arguments) => ask::reload(&arguments),
         Verb::Replay(arguments) => replay::main(&arguments),

@@ -74,6 +74,10 @@ impl<W: Write> Terminal<W> {
                     format!("{} events are not recorded: {}", loss.count, printable(&loss.reason));
                 (Priority::Warning, self.line(33, "loss", &text))
             }
+            (Body::Grant { action, grant, .. }, _) => {
+                let text = format!("{action}: {grant}");
+                (Priority::Notice, self.line(33, "grant", &printable(&text)))
+            }
             (Body::Agent { action, .. }, _) if action == END => return,
             (Body::Agent { message, .. }, _) => {
                 (Priority::Notice, self.line(33, "agent", &printable(message)))

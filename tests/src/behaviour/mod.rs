@@ -26,6 +26,7 @@ behaviours! {
     execs,
     fleet,
     floods,
+    grants,
     host_names,
     inside,
     launching,
