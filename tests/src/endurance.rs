@@ -194,6 +194,14 @@ pub fn one_after_another(lab: &Lab, count: usize) -> Result<(Held, Held)> {
     Ok((before, after))
 }
 
+/// Until their last events are told, they are forgotten, and the metrics, which are taken once a
+/// second, say so.
+fn until_all_have_ended(host: &Host<'_>) -> Result<()> {
+    eventually("no instance is left", || {
+        host.metrics().is_ok_and(|metrics| !metrics.contains("\nmcp_monitor_instances{"))
+    })
+}
+
 fn run_briefly(lab: &Lab, host: &Host<'_>, count: usize) -> Result<()> {
     let script = format!("cat {}/forbidden-brief", lab.folder().display());
     for number in 0..count {
@@ -204,10 +212,7 @@ fn run_briefly(lab: &Lab, host: &Host<'_>, count: usize) -> Result<()> {
         ensure!(code == 0 || number % 10 == 0, "{number}: {code}: {}", server.stderr());
         server.remove()?;
     }
-    // Until their last events are told and they are forgotten.
-    eventually("no instance is left", || {
-        host.status().is_ok_and(|all| all["instances"].as_array().is_some_and(Vec::is_empty))
-    })
+    until_all_have_ended(host)
 }
 
 /// What came of killing the agent over and over.
@@ -259,9 +264,7 @@ pub fn kills(lab: &Lab, count: usize) -> Result<Killed> {
         ensure!(!out.contains("LEAK") && !out.contains("text of"), "{out}");
         killed.refused += out.matches("tick").count();
     }
-    eventually("no instance is left", || {
-        host.status().is_ok_and(|all| all["instances"].as_array().is_some_and(Vec::is_empty))
-    })?;
+    until_all_have_ended(&host)?;
     let held = Held::of(lab, &host)?;
     let tags = held.entries.iter().find(|(map, _)| map == "tags");
     ensure!(tags.is_some_and(|(_, count)| *count == 0), "{held:?}");

@@ -169,6 +169,23 @@ pub fn prometheus() -> Option<PathBuf> {
     }
 }
 
+/// Where this machine gets Debian's packages from, as lines of a sources.list.
+pub fn debian_archives() -> Result<Vec<String>> {
+    let known = || -> Vec<String> {
+        let format = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)";
+        let mut list = Command::new("apt-get");
+        list.args(["indextargets", "--format", format, "Origin: Debian", "Created-By: Packages"]);
+        output(&mut list).unwrap_or_default().lines().map(str::to_owned).collect()
+    };
+    if known().is_empty() {
+        run(apt_get().arg("update"))?;
+    }
+    match known() {
+        lines if lines.is_empty() => bail!("apt knows no archive of Debian's"),
+        lines => Ok(lines),
+    }
+}
+
 /// Installs those of these Debian packages that are missing.
 fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages.iter().copied().filter(|name| !installed(name)).collect();

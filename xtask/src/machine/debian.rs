@@ -4,13 +4,12 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::image;
-use crate::command::{as_root, output, run, say};
-use crate::workspace;
+use crate::command::{as_root, run, say};
+use crate::{setup, workspace};
 
 /// What is on it besides what every Debian has.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,passwd";
@@ -56,24 +55,12 @@ fn installed() -> Result<PathBuf> {
     let mut install = as_root("mmdebstrap");
     install.args(["--quiet", "--mode=root", "--variant=minbase"]);
     install.arg(format!("--include={PACKAGES}")).arg(format!("--customize-hook={UNREAD}"));
-    install.arg(&release).arg(&root).args(archives()?);
+    install.arg(&release).arg(&root).args(setup::debian_archives()?);
     run(as_root("rm").arg("-rf").arg(&root))?;
     run(&mut install)?;
     // The last step: what is there is whole.
     run(as_root("ln").args(["-s", "sbin/init"]).arg(root.join("init")))?;
     Ok(root)
-}
-
-/// Where this machine gets Debian's packages from.
-fn archives() -> Result<Vec<String>> {
-    let format = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)";
-    let mut list = Command::new("apt-get");
-    list.args(["indextargets", "--format", format, "Origin: Debian", "Created-By: Packages"]);
-    let lines: Vec<_> = output(&mut list).unwrap_or_default().lines().map(str::to_owned).collect();
-    if lines.is_empty() {
-        bail!("apt knows no archive of Debian's: run `apt-get update`");
-    }
-    Ok(lines)
 }
 
 /// What the tests need, as it lies in the machine.

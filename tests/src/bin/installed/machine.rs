@@ -70,7 +70,7 @@ pub fn packages() -> Result<[PathBuf; 2]> {
     let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
     let mut packages: Vec<_> =
         files.filter(|file| file.extension().is_some_and(|name| name == "deb")).collect();
-    // By length: the later version's number is longer.
-    packages.sort_by_key(|file| file.as_os_str().len());
+    // The later version's number is all nines.
+    packages.sort();
     packages.try_into().ok().context("two packages beside the tests")
 }
