@@ -192,6 +192,12 @@ impl Watch {
 
     /// At the start of an agent: instances have what is granted to them now, and nothing else.
     pub(super) fn settle_grants(&mut self) {
+        let own = self.grants.list().iter().filter_map(|grant| grant.instance);
+        for number in own.collect::<BTreeSet<u32>>() {
+            if !self.instances.contains_key(&number) {
+                self.end_grants(number);
+            }
+        }
         self.expire_grants();
         let numbers: Vec<u32> = self.instances.keys().copied().collect();
         for number in numbers {

@@ -235,6 +235,8 @@ fn adopt(
             Ok(one) => fresh.push(one),
             Err((number, error)) => {
                 state.forget(number);
+                // The cgroup went with its programs; their pins have nothing to hold.
+                kernel.end_isolation(number)?;
                 adopted.messages.push(format!("instance {number}: {error}"));
             }
         }
