@@ -133,7 +133,9 @@ fn isolated_instance_sends_nothing_and_its_twin_goes_on(lab: &Lab) -> Result<()>
     let out = twin.connects()?;
     ensure!(out.contains("ok") && !out.contains("denied"), "{out}");
     subject.has_not_arrived()?;
-    ensure!(host.metrics()?.contains("mcp_monitor_isolated_instances 1"));
+    eventually("it is counted", || {
+        host.metrics().is_ok_and(|text| text.contains("mcp_monitor_isolated_instances 1"))
+    })?;
     let undone = host.ask(&["isolate", &number, "--undo"])?;
     ensure!(undone.status.success(), "{undone:?}");
     // What was held back is sent again.
