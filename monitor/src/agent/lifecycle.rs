@@ -16,7 +16,7 @@ use super::{
 use crate::{
     enrich::clock,
     event::PolicyText,
-    kernel::{KernelError, Slot},
+    kernel::{self, KernelError, Slot},
     launch::Tree,
     names::Service,
     rules::Compiled,
@@ -209,6 +209,7 @@ impl Watch {
             }
         }
         self.name_policies();
+        kernel::give_memory_back();
     }
 
     fn drop_from_kernel(&mut self, number: u32, slot: Slot) {
