@@ -13,7 +13,7 @@
 //! | `POST /v1/grants` | root | JSON: a grant that is given |
 //! | `GET /v1/grants` | root | JSON: the grants in force |
 //! | `DELETE /v1/grants/N` | root | JSON: the grant that is revoked |
-//! | `POST`, `DELETE /v1/instances/N/isolation` | root | JSON: null |
+//! | `POST`, `DELETE /v1/instances/N/isolation` | root | JSON: how it is cut off |
 //! | `POST`, `DELETE /v1/servers/NAME/quarantine` | root | JSON: the instances that are stopped |
 //! | `GET /metrics` | all | text |
 

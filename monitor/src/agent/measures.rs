@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     grants::{Check, person},
-    request::{Caller, Refusal},
+    request::{Caller, Isolated, Refusal},
     state,
     watch::Watch,
 };
@@ -86,16 +86,24 @@ impl Watch {
     /// Cuts an instance off from IP networks, or connects it again; its rules then decide as before.
     ///
     /// # Errors
-    /// When there is no such instance, or the kernel refuses: then nothing has changed.
+    /// When there is no such instance, it cannot be cut off at all, or the kernel refuses: then
+    /// nothing has changed.
     pub(super) fn isolate(
         &mut self,
         caller: Caller,
         number: u32,
         isolated: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Isolated, Refusal> {
         let Some(instance) = self.instances.get_mut(&number) else {
             return Err(Refusal::NotFound(format!("there is no instance {number}")));
         };
+        let connections_go_on = isolated && instance.tree.place().is_none();
+        if connections_go_on && instance.policy.mode != rules::Mode::Enforce.to_string() {
+            return Err(Refusal::Failed(format!(
+                "instance {number} was started by others and is in observe: nothing can be kept \
+                 from it, and only `stop` ends what it does"
+            )));
+        }
         let before = std::mem::replace(&mut instance.isolated, isolated);
         if let Err(refusal) =
             self.cut_off(number).and_then(|()| self.settle(number, Check::Nothing))
@@ -115,15 +123,15 @@ impl Watch {
             false => format!("instance {number} reaches networks again, by {user}"),
         };
         self.pipeline.agent(number, "isolate", &message);
-        Ok(())
+        Ok(Isolated { isolated, connections_go_on })
     }
 
     /// Has the kernel drop the packets of an isolated instance, and of no other.
     pub(super) fn cut_off(&mut self, number: u32) -> Result<(), Refusal> {
         let Some(instance) = self.instances.get(&number) else { return Ok(()) };
-        let done = match instance.isolated {
-            true => self.kernel.isolate(number, instance.tree.cgroup().path()),
-            false => self.kernel.end_isolation(number),
+        let done = match (instance.isolated, instance.tree.place()) {
+            (true, Some(cgroup)) => self.kernel.isolate(number, cgroup),
+            _ => self.kernel.end_isolation(number),
         };
         done.map_err(|error| Refusal::Failed(error.to_string()))
     }

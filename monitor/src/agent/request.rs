@@ -82,7 +82,7 @@ pub enum Ask {
     /// What is granted.
     Grants(Reply<Vec<Grant>>),
     /// Cut an instance off from networks, or connect it again.
-    Isolate(u32, bool, Reply<()>),
+    Isolate(u32, bool, Reply<Isolated>),
     /// Stop a server and keep it from starting, or let it start again; the answer is what was
     /// stopped.
     Quarantine(String, bool, Reply<Vec<u32>>),
@@ -279,6 +279,16 @@ impl Give {
             ("network.connect", &self.connect),
         ]
     }
+}
+
+/// How an instance is cut off now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Isolated {
+    /// Whether it is.
+    pub isolated: bool,
+    /// It has no cgroup of its own, because others have started it: it makes no new connections, and
+    /// those that exist go on.
+    pub connections_go_on: bool,
 }
 
 /// A grant that was given or revoked.

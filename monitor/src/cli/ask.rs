@@ -17,7 +17,7 @@ use crate::{
     agent::{
         client::{Client, ClientError, block_on},
         config::Config,
-        request::{Reloaded, Status},
+        request::{Isolated, Reloaded, Status},
     },
     event::{Parser, printable},
     rules::is_server_name,
@@ -216,7 +216,15 @@ pub fn isolate(arguments: &IsolateArguments) -> ExitCode {
     finish((|| {
         let socket = arguments.agent.socket()?;
         let path = format!("/v1/instances/{}/isolation", arguments.instance);
-        request(&socket, post_or_delete(!arguments.undo), &path, Vec::new()).map(|()| 0)
+        let isolated: Isolated =
+            request(&socket, post_or_delete(!arguments.undo), &path, Vec::new())?;
+        if isolated.connections_go_on {
+            println!(
+                "it makes no new connections; those that exist go on, because others have started it \
+                 and it has no cgroup of its own"
+            );
+        }
+        Ok(0)
     })())
 }
 
