@@ -46,6 +46,8 @@ pub struct Instance {
     pub names: Option<Service>,
     /// Why the latest rules are not in force.
     pub stale: Option<String>,
+    /// It is cut off from IP networks.
+    pub isolated: bool,
     /// Nobody says when it ends: it is looked at.
     pub is_alone: bool,
     /// Its end, once that has begun.
@@ -96,6 +98,7 @@ impl Instance {
             launch: self.launch.clone(),
             uid: self.uid,
             started_ns: self.started_ns,
+            isolated: self.isolated,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     enrich::clock,
     event::PolicyText,
-    kernel::{KernelError, Slot},
+    kernel::{self, KernelError, Slot},
     launch::Tree,
     names::Service,
     rules::Compiled,
@@ -35,6 +35,7 @@ impl Watch {
     /// Says what is wrong with the rules or with what was asked, or what the kernel refused. Nothing
     /// of it is left then.
     pub(super) fn launch(&mut self, caller: Caller, launch: Launch) -> Result<Launched, Refusal> {
+        self.quarantine.check(launch.server.as_deref())?;
         instances::check_child(caller, launch.pid)?;
         let uid = caller.uid;
         let search = self.search_of(launch.server.as_deref(), None);
@@ -74,6 +75,7 @@ impl Watch {
             tree,
             names,
             stale: None,
+            isolated: false,
             is_alone: false,
             ending: None,
         };
@@ -200,8 +202,14 @@ impl Watch {
             }
             self.state.forget(number);
             self.end_grants(number);
+            if instance.isolated
+                && let Err(error) = self.kernel.end_isolation(number)
+            {
+                self.pipeline.agent(number, "kernel", &error.to_string());
+            }
         }
         self.name_policies();
+        kernel::give_memory_back();
     }
 
     fn drop_from_kernel(&mut self, number: u32, slot: Slot) {

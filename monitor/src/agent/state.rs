@@ -29,6 +29,9 @@ pub struct Saved {
     pub uid: u32,
     /// When it began, CLOCK_BOOTTIME, ns.
     pub started_ns: u64,
+    /// It is cut off from IP networks.
+    #[serde(default)]
+    pub isolated: bool,
 }
 
 /// What has been granted for a while.
@@ -183,7 +186,7 @@ impl StateDirectory {
 }
 
 /// Replaces a file that only root may read.
-fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
+pub(super) fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let new = path.with_extension("new");
     let file =
         fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;

@@ -16,6 +16,7 @@ use super::{
     followers::Followers,
     grants::Grants,
     instances::{self, Instance},
+    measures::Quarantine,
     metrics::Metrics,
     request::{Ask, Caller, Inbox, InstanceStatus, Plan, Refusal, Request, Status, Told},
     state::StateDirectory,
@@ -63,6 +64,8 @@ pub struct Watch {
     pub instances: BTreeMap<u32, Instance>,
     /// What has been granted for a while.
     pub grants: Grants,
+    /// Servers that may not start.
+    pub quarantine: Quarantine,
     /// Number of the next policy.
     pub next_policy: u32,
     /// What is waited on.
@@ -158,6 +161,9 @@ impl Watch {
             }
         }
         self.expire_grants();
+        if let Some(trouble) = self.pipeline.sinks().audience.trouble() {
+            self.pipeline.agent(0, "on_alert", &trouble);
+        }
         self.measure();
         self.state.is_seen();
         // Fails when systemd did not start us.
@@ -177,6 +183,10 @@ impl Watch {
         }
         metrics.policies.with_label_values(&["current"]).set(current);
         metrics.policies.with_label_values(&["stale"]).set(stale);
+        metrics.grants.set(self.grants.list().len() as i64);
+        let isolated = self.instances.values().filter(|instance| instance.isolated);
+        metrics.isolated.set(isolated.count() as i64);
+        metrics.quarantined.set(self.quarantine.names().count() as i64);
         for (map, used, room) in self.kernel.usage() {
             metrics.map_entries.with_label_values(&[map]).set(used as i64);
             metrics.map_capacity.with_label_values(&[map]).set(room as i64);
@@ -209,7 +219,11 @@ impl Watch {
             }
             Ask::Launch(launch, reply) => drop(reply.send(self.launch(caller, *launch))),
             Ask::Plan(launch, reply) => {
-                let loaded = instances::load(&self.search, caller, caller.uid, &launch);
+                let server = launch.server.as_deref();
+                let loaded = self
+                    .quarantine
+                    .check(server)
+                    .and_then(|()| instances::load(&self.search, caller, caller.uid, &launch));
                 let plan = loaded.map(|loaded| Plan {
                     enforced: loaded.mode == Mode::Enforce,
                     pass: loaded.pass,
@@ -225,6 +239,12 @@ impl Watch {
             Ask::Give(give, reply) => drop(reply.send(self.give(caller, &give))),
             Ask::Revoke(id, reply) => drop(reply.send(self.revoke(caller, id))),
             Ask::Grants(reply) => drop(reply.send(Ok(self.grants.list().to_vec()))),
+            Ask::Isolate(number, isolated, reply) => {
+                let _ = reply.send(self.isolate(caller, number, isolated));
+            }
+            Ask::Quarantine(server, hold, reply) => {
+                let _ = reply.send(self.quarantine(caller, &server, hold));
+            }
             Ask::Alerts(reply) => {
                 let followers = &self.pipeline.sinks().audience;
                 let own = |told: &&Told| caller.owns(told.uid);
@@ -259,6 +279,7 @@ impl Watch {
                 events,
                 alerts,
                 stale: instance.stale.clone(),
+                isolated: instance.isolated,
             }
         });
         let instances = instances.collect();
@@ -270,6 +291,7 @@ impl Watch {
             recording: self.pipeline.sinks().recording.path().display().to_string(),
             lost: self.pipeline.lost(),
             blind_seconds: self.blind.map(|blind| blind.as_secs()),
+            quarantined: self.quarantine.names().cloned().collect(),
             instances,
         }
     }

@@ -5,6 +5,7 @@
 
 use std::{
     fmt, io,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,11 @@ impl Tree {
     /// Where it lives.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
+    }
+
+    /// The directory of the cgroup that is its own, if there is one.
+    pub fn place(&self) -> Option<&Path> {
+        Some(self.cgroup.path())
     }
 
     /// Lets it live on without us.

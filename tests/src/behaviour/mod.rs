@@ -33,6 +33,7 @@ behaviours! {
     learning,
     lineage,
     machine,
+    measures,
     metrics,
     names,
     opens,
