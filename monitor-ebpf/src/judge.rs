@@ -4,7 +4,7 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{EbpfContext, programs::LsmContext};
 use monitor_common::{
-    file::{PIPEFS_MAGIC, PROC_SUPER_MAGIC, S_IFDIR, S_IFMT},
+    file::{PIDFS_MAGIC, PIPEFS_MAGIC, PROC_SUPER_MAGIC, S_IFDIR, S_IFMT},
     policy::{access, class, set, verdict},
     record::{Record, change, did, flags, kind},
 };
@@ -265,7 +265,9 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) -> 
     let mut labels = path::resolve(scratch, 0, place);
     let entry = scratch.entry;
     let mut asked = opened.asked();
-    if opened.mode & FMODE_PATH != 0 || entry.name_len == 0 {
+    // A pidfd is no file of anybody's: what is done through it is judged by itself.
+    let is_pidfd = scratch.record.fs_magic == PIDFS_MAGIC;
+    if opened.mode & FMODE_PATH != 0 || entry.name_len == 0 || is_pidfd {
         asked = 0;
     }
     if inode != entry.inode || scratch.is_private != 0 {

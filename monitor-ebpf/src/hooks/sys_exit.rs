@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use core::ffi::c_void;
 use monitor_common::{
+    file::PIDFS_MAGIC,
     limits::PATH_MAX,
     policy::{access, class, set},
     record::{SECOND, change, flags, kind},
@@ -37,8 +38,6 @@ const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// include/uapi/linux/ptrace.h
 const PTRACE_ATTACH: u64 = 16;
 const PTRACE_SEIZE: u64 = 0x4206;
-/// include/uapi/linux/magic.h
-const PID_FS_MAGIC: u64 = 0x5049_4446;
 
 /// `sys_exit(struct pt_regs *regs, long ret)`: finds out what the call means and goes on in the
 /// program for that, each of which is verified, and has its stack, by itself.
@@ -268,7 +267,7 @@ fn reach(scratch: &mut Scratch, subject: &Subject, call: &Call, arguments: Argum
         let sb: Address = field!(inode, inode_sb);
         let magic: u64 = field!(sb, sb_magic);
         // Since 6.9 pidfds are files of pidfs, which keeps the pid in the inode.
-        let pid: Address = if magic == PID_FS_MAGIC {
+        let pid: Address = if magic == PIDFS_MAGIC as u64 {
             field!(inode, inode_private)
         } else {
             field!(file, file_private)
