@@ -29,13 +29,13 @@ pub fn measure(backend: Backend, brief: usize, kills: usize) -> Result<()> {
         );
         Ok((result, ()))
     })?;
-    line(&format!("{AT_ONCE} instances at once, rules of their own"), || {
-        let bytes = alone(backend, |lab| endurance::at_once(lab, AT_ONCE))?;
-        Ok((format!("each judged by its own; RssAnon {:.1} MB", megabytes(bytes)), ()))
-    })?;
     line(&format!("{brief} instances, one after another"), || {
         let (before, after) = alone(backend, |lab| endurance::one_after_another(lab, brief))?;
         Ok((format!("after a tenth: {before}; after all: {after}"), ()))
+    })?;
+    line(&format!("{AT_ONCE} instances at once, rules of their own"), || {
+        let bytes = alone(backend, |lab| endurance::at_once(lab, AT_ONCE))?;
+        Ok((format!("each judged by its own; RssAnon {:.1} MB", megabytes(bytes)), ()))
     })?;
     // Told first, so that the others are measured all the same.
     ensure!(share < IDLE_SHARE_MAX, "idle: {share} of a core");
