@@ -181,9 +181,9 @@ fn same_server_is_judged(served: &mut Served) -> Result<()> {
     let said = served.said();
     let (_, pid) = said.split_once("begun ").with_context(|| said.clone())?;
     let pid = pid.split_whitespace().next();
-    let pid = pid.with_context(|| said.clone())?.to_owned();
+    let pid: u64 = pid.with_context(|| said.clone())?.parse()?;
     let status = status()?;
-    ensure!(status["instances"][0]["pid"].to_string() == pid, "{pid}: {status}");
+    ensure!(status["instances"][0]["pid"] == pid, "{pid}: {status}");
     let ticks = said.matches("tick").count();
     eventually("it goes on", || Ok(served.said().matches("tick").count() > ticks + 3))?;
     let stop = Path::new(FOLDER).join("stop");
