@@ -44,7 +44,7 @@ use crate::{
     enrich::{Clock, Enricher, clock},
     event::Veil,
     kernel::{self, Kernel, KernelError, Tags, pins::Pins},
-    launch::{Account, signals::Signals},
+    launch::{Account, cgroup, signals::Signals},
     pipeline::{Pipeline, Sinks},
     rules::SearchPath,
     segment::{Header, key},
@@ -84,6 +84,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let mut followers =
         Followers::new(metrics.clone(), state.clone(), on_alert, kernel.read_before());
     let adopted = adopt(&mut kernel, &state, &tags, &mut followers)?;
+    cgroup::remove_unfinished(&adopted.instances.keys().copied().collect::<Vec<_>>());
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
     header.policies = adopted.instances.values().map(|one| one.policy.clone()).collect();
@@ -165,6 +166,7 @@ pub fn detach_all(config: &Config) -> anyhow::Result<()> {
         }
     }
     Pins::at(&config.kernel.pins).remove_all().context("cannot remove what is pinned")?;
+    cgroup::remove_unfinished(&[]);
     state.remove();
     Ok(())
 }
