@@ -2,6 +2,7 @@
 //! and in the test machines.
 
 use std::io::{BufRead, BufReader};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,12 +24,13 @@ const MACHINE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Behaviours of the monitor's own process: what they need of the kernel, others test on every one.
 /// In the matrix they run once with each backend: here, and on the newest kernel with lsm.
-const OF_USERSPACE: [&str; 11] = [
+const OF_USERSPACE: [&str; 12] = [
     "agent::",
     "detectors::",
     "disk::",
     "endurance::",
     "fleet::",
+    "grants::",
     "learning::",
     "metrics::",
     "real_server::",
@@ -274,8 +276,8 @@ fn listen(results: &mut Results, name: &str, command: &mut Command) -> Result<()
     Ok(())
 }
 
-/// Boots the selection, as many machines at a time as there are processors, and returns name and
-/// backend of each run of the end-to-end tests.
+/// Boots the selection, one machine more at a time than there are processors, because machines often
+/// wait for grace periods. Returns name and backend of each run of the end-to-end tests.
 fn machines(
     results: &mut Results,
     selection: &Selection,
@@ -292,8 +294,8 @@ fn machines(
     }
     let next = AtomicUsize::new(0);
     let shared = Mutex::new(results);
-    let workers =
-        thread::available_parallelism().map_or(1, |cores| cores.get().min(machines.len()));
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let workers = machines.len().min(cores + 1);
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
