@@ -68,6 +68,7 @@ const fn on(backend: Backend, program: &'static str, attach: Attach) -> Hook {
 const HOOKS: &[Hook] = &[
     both("sched_process_fork", Attach::BtfTracepoint("sched_process_fork")),
     both("sched_process_exit", Attach::BtfTracepoint("sched_process_exit")),
+    both("sched_process_exec_match", Attach::BtfTracepoint("sched_process_exec")),
     on(Backend::Lsm, "sched_process_exec", Attach::BtfTracepoint("sched_process_exec")),
     lsm("task_alloc"),
     lsm("file_open"),
