@@ -9,7 +9,7 @@ use aya::{
 };
 use monitor_common::{
     limits::MATCH_POSITION,
-    policy::{HELD_INSTANCE, Policy, tag_flags},
+    policy::{Policy, tag_flags},
 };
 
 use super::{
@@ -103,7 +103,12 @@ impl Kernel {
     ///
     /// # Errors
     /// When the instance is not bound or the tag table is full.
-    pub fn take_in(&mut self, tgid: u32, instance: u32, is_loader: bool) -> Result<(), KernelError> {
+    pub fn take_in(
+        &mut self,
+        tgid: u32,
+        instance: u32,
+        is_loader: bool,
+    ) -> Result<(), KernelError> {
         self.tag_as(tgid, instance, if is_loader { tag_flags::LOADER } else { 0 })?;
         self.forget_held(tgid);
         Ok(())
@@ -125,9 +130,6 @@ impl Kernel {
         let _ = self.held.held.remove(&tgid);
     }
 }
-
-/// The instance of processes that are held.
-pub const HELD: u32 = HELD_INSTANCE;
 
 fn parts(table: &Automaton) -> Parts<'_> {
     Parts { policy: &Policy::EMPTY, tables: &[], arguments: Some(table), addresses: &[] }

@@ -13,7 +13,8 @@ use monitor_common::{
     policy::{Label, Policy, access, class, mode, set},
 };
 
-use self::nodes::{Kind, Step, steps, vector_steps};
+pub(super) use self::automaton::TooLarge;
+use self::nodes::{Kind, Step, match_steps, steps, vector_steps};
 use super::{
     Finding, Loaded, Mode, RuleError, Severity, Source,
     load::{AddressRule, NameRule, PathRule, VectorRule},
@@ -159,6 +160,26 @@ fn arguments(loaded: &Loaded) -> Result<Automaton, RuleError> {
         });
         RuleError::Findings(findings.collect())
     })
+}
+
+/// Processes that are a server, without alternatives; what is `None` may be anything.
+pub(super) struct MatchRule {
+    /// The executable.
+    pub exe: Option<Pattern>,
+    /// The cgroup.
+    pub cgroup: Option<Pattern>,
+    /// One of the arguments behind argv\[0\].
+    pub argument: Option<Vec<Piece>>,
+}
+
+/// The table of such processes: it accepts `executable NUL cgroup NUL argv[0] NUL argument NUL ...`.
+pub(super) fn match_table(rules: &[MatchRule]) -> Result<Automaton, TooLarge> {
+    let steps = |rule: &MatchRule| {
+        let argument = rule.argument.as_deref();
+        match_steps(rule.exe.as_ref(), rule.cgroup.as_ref(), argument)
+    };
+    let patterns: Vec<_> = rules.iter().map(|rule| (steps(rule), class::NAMED)).collect();
+    automaton::build(&patterns, Kind::Vectors, automaton::ROWS_MAX)
 }
 
 /// Builds the tables, or says which of them grew too large.

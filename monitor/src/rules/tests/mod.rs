@@ -6,6 +6,7 @@ mod drop_ins;
 mod hosts;
 mod limits;
 mod lint;
+mod matches;
 mod messages;
 mod packs;
 mod properties;
