@@ -15,6 +15,7 @@
 use std::{
     convert::Infallible,
     fs, io,
+    net::SocketAddr,
     os::{
         fd::OwnedFd,
         unix::{
@@ -43,14 +44,15 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixStream},
     sync::{Semaphore, broadcast, mpsc},
 };
 
 use super::{
     config::{Config, Control},
     metrics::Metrics,
-    request::{Ask, Asker, Caller, Launch, Launched, Refusal, Told},
+    request::{Ask, Asker, Caller, Launch, Launched, Refusal},
 };
 use crate::launch::account::group_number;
 
@@ -59,6 +61,8 @@ use crate::launch::account::group_number;
 const REQUEST_MAX: usize = 8 << 20;
 /// Connections at one time.
 const CONNECTIONS_MAX: usize = 1024;
+/// The same at the port of `/metrics`.
+const SCRAPES_MAX: usize = 16;
 /// How long a caller may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -99,7 +103,6 @@ pub fn listen(control: &Control) -> anyhow::Result<UnixListener> {
 #[derive(Clone)]
 struct Office {
     asker: Asker,
-    follow: broadcast::Sender<Told>,
     scraped: Scraped,
 }
 
@@ -120,87 +123,76 @@ pub fn start(
     listener: UnixListener,
     config: &Config,
     asker: Asker,
-    follow: broadcast::Sender<Told>,
     scraped: Scraped,
 ) -> anyhow::Result<()> {
-    let office = Office { asker, follow, scraped };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let listen = config.metrics.listen;
-    let listener_of_metrics = match config.metrics.enabled {
-        true => {
-            let bound = std::net::TcpListener::bind(listen);
-            Some(bound.with_context(|| format!("metrics.listen: cannot listen on {listen}"))?)
-        }
-        false => None,
-    };
+    let entered = runtime.enter();
+    let metrics =
+        config.metrics.enabled.then(|| bind_metrics(config.metrics.listen)).transpose()?;
+    let control = tokio::net::UnixListener::from_std(listener)?;
+    drop(entered);
+    let scrapes = Router::new().route("/metrics", get(scrape)).with_state(scraped.clone());
+    let requests = router(Office { asker, scraped });
     let serve = move || {
         runtime.block_on(async move {
-            if let Some(listener) = listener_of_metrics {
-                tokio::spawn(report(serve_metrics(listener, office.scraped.clone())));
-            }
-            report(serve_control(listener, office)).await;
+            let serve_metrics = async {
+                if let Some(listener) = metrics {
+                    let accept = async || listener.accept().await.map(|(stream, _)| stream);
+                    let router_of = |_: &TcpStream| Some(scrapes.clone());
+                    serve(SCRAPES_MAX, accept, router_of, Some(PATIENCE)).await;
+                }
+            };
+            let accept = async || control.accept().await.map(|(stream, _)| stream);
+            let router_of =
+                |stream: &UnixStream| Some(requests.clone().layer(Extension(caller(stream)?)));
+            // Alerts are followed for as long as somebody cares to.
+            tokio::join!(serve_metrics, serve(CONNECTIONS_MAX, accept, router_of, None));
         });
     };
     std::thread::Builder::new().name("control".to_owned()).spawn(serve)?;
     Ok(())
 }
 
-/// Says what has ended a server that should not end.
-async fn report(serving: impl Future<Output = io::Result<()>>) {
-    if let Err(error) = serving.await {
-        eprintln!("mcp-monitor: a socket is not served any more: {error}");
-    }
-}
-
-async fn serve_metrics(listener: std::net::TcpListener, scraped: Scraped) -> io::Result<()> {
+fn bind_metrics(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(address)
+        .with_context(|| format!("metrics.listen: cannot listen on {address}"))?;
     listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
-    let router = Router::new().route("/metrics", get(scrape)).with_state(scraped);
-    let places = Arc::new(Semaphore::new(16));
+    Ok(TcpListener::from_std(listener)?)
+}
+
+/// Serves what is accepted, `most` connections at a time and each for `patience` at most, for as
+/// long as the runtime lives. Without a router a connection is closed.
+async fn serve<S>(
+    most: usize,
+    accept: impl AsyncFn() -> io::Result<S>,
+    router_of: impl Fn(&S) -> Option<Router>,
+    patience: Option<Duration>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(most));
     loop {
         let place = places.clone().acquire_owned().await;
-        let (stream, _) = match listener.accept().await {
-            Ok(accepted) => accepted,
+        let stream = match accept().await {
+            Ok(stream) => stream,
             Err(error) => {
-                pause_after(&error).await;
+                // Out of descriptors, most likely: until somebody has gone.
+                eprintln!("mcp-monitor: cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let router = router.clone();
+        let Some(router) = router_of(&stream) else { continue };
         tokio::spawn(async move {
             let _place = place;
-            // A scraper that goes away is nobody's fault.
-            let _ = tokio::time::timeout(PATIENCE, serve_one(TokioIo::new(stream), router)).await;
-        });
-    }
-}
-
-async fn serve_control(listener: UnixListener, office: Office) -> io::Result<()> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    let router = router(office);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let place = places.clone().acquire_owned().await;
-        let (stream, _) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                pause_after(&error).await;
-                continue;
+            let serving = serve_one(TokioIo::new(stream), router);
+            // Whoever goes away, or says what is no HTTP, is told nothing more.
+            match patience {
+                Some(patience) => drop(tokio::time::timeout(patience, serving).await),
+                None => drop(serving.await),
             }
-        };
-        let Some(caller) = caller(&stream) else { continue };
-        let router = router.clone().layer(Extension(caller));
-        tokio::spawn(async move {
-            let _place = place;
-            let _ = serve_one(TokioIo::new(stream), router).await;
         });
     }
-}
-
-/// Out of descriptors, most likely: until somebody has gone.
-async fn pause_after(error: &io::Error) {
-    eprintln!("mcp-monitor: cannot accept a connection: {error}");
-    tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 async fn serve_one<I>(io: I, router: Router) -> Result<(), hyper::Error>
@@ -277,14 +269,12 @@ async fn follow(
     State(office): State<Office>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Refusal> {
-    let mut following = office.follow.subscribe();
-    // Whether the caller may; the answer itself is in the past.
-    office.asker.ask(caller, Ask::Alerts).await?;
+    let mut following = office.asker.ask(caller, Ask::Follow).await?;
     let (lines, stream) = mpsc::channel(64);
     tokio::spawn(async move {
         loop {
             let line = match following.recv().await {
-                Ok(told) if caller.is_root() || told.uid == caller.uid => told.line,
+                Ok(told) if caller.owns(told.uid) => told.line,
                 Ok(_) => continue,
                 Err(broadcast::error::RecvError::Lagged(count)) => {
                     format!("{{\"v\":1,\"type\":\"loss\",\"where\":\"follow\",\"count\":{count}}}")

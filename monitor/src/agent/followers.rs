@@ -59,9 +59,9 @@ impl Followers {
         }
     }
 
-    /// Where alerts can be followed.
-    pub fn follow(&self) -> broadcast::Sender<Told> {
-        self.follow.clone()
+    /// All alerts to come, whosever they are.
+    pub fn follow(&self) -> broadcast::Receiver<Told> {
+        self.follow.subscribe()
     }
 
     /// The latest alerts.

@@ -86,7 +86,6 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         enricher.name(instance.number(), &instance.policy.server);
     }
     let (asker, inbox) = request::pair()?;
-    let follow = followers.follow();
     let terminal = Terminal::new(Stderr::new(), false).with_checkpoints(true);
     let account = Account::of_root()?;
     let sinks = Sinks { recording, terminal, audience: followers, account };
@@ -105,7 +104,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         metrics.blind.inc_by(blind.as_secs());
     }
     let scraped = Scraped { metrics: metrics.clone(), programs: Arc::new(kernel.programs()) };
-    control::start(listener, config, asker, follow, scraped)?;
+    control::start(listener, config, asker, scraped)?;
     let waiter = Waiter::new(pipeline.rings())?;
     kernel::give_memory_back();
     // Fails when systemd did not start us.

@@ -5,14 +5,14 @@ use std::{
     collections::BTreeSet,
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Arc,
+        Arc, OnceLock,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::event::Bytes;
 
@@ -33,6 +33,11 @@ impl Caller {
     pub fn is_root(&self) -> bool {
         self.uid == 0
     }
+
+    /// Whether what belongs to a user is for the caller.
+    pub fn owns(&self, uid: u32) -> bool {
+        self.is_root() || self.uid == uid
+    }
 }
 
 /// Where an answer goes.
@@ -44,6 +49,16 @@ pub struct Request {
     pub caller: Caller,
     /// What.
     pub ask: Ask,
+    /// Why it is not answered.
+    refusal: Arc<OnceLock<Refusal>>,
+}
+
+impl Request {
+    /// Refuses whatever was asked.
+    pub fn refuse(self, refusal: Refusal) {
+        // It is the first and only one: the request is gone by this.
+        let _ = self.refusal.set(refusal);
+    }
 }
 
 /// The questions.
@@ -60,8 +75,24 @@ pub enum Ask {
     Status(Reply<Status>),
     /// Load all rules again.
     Reload(Reply<Vec<Reloaded>>),
-    /// Whether alerts may be read; with the latest of them.
+    /// The latest alerts.
     Alerts(Reply<Vec<Told>>),
+    /// All alerts to come.
+    Follow(Reply<broadcast::Receiver<Told>>),
+}
+
+impl Ask {
+    /// Why the caller gets no answer, `inside` an instance or not.
+    pub fn refusal(&self, caller: Caller, inside: bool) -> Option<Refusal> {
+        let forbidden = match self {
+            // What the socket's thread says by itself.
+            Self::Gone(_) => return None,
+            _ if inside => "processes under watch get nothing from the agent",
+            Self::Reload(_) if !caller.is_root() => "only root reloads rules",
+            _ => return None,
+        };
+        Some(Refusal::Forbidden(forbidden.to_owned()))
+    }
 }
 
 /// What a launch needs to know. Bytes are in the text form of events.
@@ -245,9 +276,10 @@ impl Asker {
         ask: impl FnOnce(Reply<T>) -> Ask,
     ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.tell(caller, ask(reply))?;
-        // The watcher drops what it does not answer only when it ends.
-        answer.await.unwrap_or_else(|_| Err(Refusal::Failed("the agent is ending".to_owned())))
+        let refusal = Arc::new(OnceLock::new());
+        self.send(Request { caller, ask: ask(reply), refusal: refusal.clone() })?;
+        // The watcher drops what it neither answers nor refuses only when it ends.
+        answer.await.unwrap_or_else(|_| Err(refusal.get().cloned().unwrap_or_else(ending)))
     }
 
     /// Tells, without an answer.
@@ -255,17 +287,23 @@ impl Asker {
     /// # Errors
     /// When too much waits already.
     pub fn tell(&self, caller: Caller, ask: Ask) -> Result<(), Refusal> {
-        match self.requests.try_send(Request { caller, ask }) {
+        self.send(Request { caller, ask, refusal: Arc::default() })
+    }
+
+    fn send(&self, request: Request) -> Result<(), Refusal> {
+        match self.requests.try_send(request) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(Refusal::Busy),
-            Err(TrySendError::Disconnected(_)) => {
-                return Err(Refusal::Failed("the agent is ending".to_owned()));
-            }
+            Err(TrySendError::Disconnected(_)) => return Err(ending()),
         }
         // Fails only when the counter is full, and then the watcher is awake.
         let _ = self.wake.write(1);
         Ok(())
     }
+}
+
+fn ending() -> Refusal {
+    Refusal::Failed("the agent is ending".to_owned())
 }
 
 impl Inbox {

@@ -16,7 +16,7 @@ use super::{
     followers::Followers,
     instances::{self, Instance},
     metrics::Metrics,
-    request::{Ask, Caller, Inbox, InstanceStatus, Plan, Refusal, Request, Status},
+    request::{Ask, Caller, Inbox, InstanceStatus, Plan, Refusal, Request, Status, Told},
     state::StateDirectory,
 };
 use crate::{
@@ -189,73 +189,54 @@ impl Watch {
         Ok(false)
     }
 
-    fn answer(&mut self, Request { caller, ask }: Request) {
+    fn answer(&mut self, request: Request) {
+        let caller = request.caller;
         let inside = instances::is_inside(caller.pid) || self.tags.contains(caller.pid);
-        match ask {
+        if let Some(refusal) = request.ask.refusal(caller, inside) {
+            return request.refuse(refusal);
+        }
+        // A reply fails when the asker has gone; then its own end of the line tells so.
+        match request.ask {
             Ask::Gone(number) => {
                 if let Some(instance) = self.instances.get_mut(&number) {
                     instance.end(None);
                 }
             }
-            Ask::Launch(launch, reply) => {
-                let answer = if inside { Err(outsiders()) } else { self.launch(caller, *launch) };
-                // Fails when the asker has gone; then its own end of the line tells so.
-                let _ = reply.send(answer);
-            }
+            Ask::Launch(launch, reply) => drop(reply.send(self.launch(caller, *launch))),
             Ask::Plan(launch, reply) => {
-                let loaded = match inside {
-                    true => Err(outsiders()),
-                    false => instances::load(&self.search, caller, caller.uid, &launch),
-                };
+                let loaded = instances::load(&self.search, caller, caller.uid, &launch);
                 let plan = loaded.map(|loaded| Plan {
                     enforced: loaded.mode == Mode::Enforce,
                     pass: loaded.pass,
                 });
                 let _ = reply.send(plan);
             }
-            Ask::End(number, reply) => match self.owned(caller, inside, number) {
+            Ask::End(number, reply) => match self.owned(caller, number) {
                 Ok(instance) => instance.end(Some(reply)),
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
-            Ask::Status(reply) => {
-                let answer = if inside { Err(outsiders()) } else { Ok(self.status(caller)) };
-                let _ = reply.send(answer);
-            }
-            Ask::Reload(reply) => {
-                let answer = match caller.is_root() && !inside {
-                    true => Ok(self.reload()),
-                    false => Err(Refusal::Forbidden("only root reloads rules".to_owned())),
-                };
-                let _ = reply.send(answer);
-            }
+            Ask::Status(reply) => drop(reply.send(Ok(self.status(caller)))),
+            Ask::Reload(reply) => drop(reply.send(Ok(self.reload()))),
             Ask::Alerts(reply) => {
                 let followers = &self.pipeline.sinks().audience;
-                let own = |uid: u32| caller.is_root() || uid == caller.uid;
-                let told = followers.kept().filter(|told| own(told.uid)).cloned().collect();
-                let _ = reply.send(if inside { Err(outsiders()) } else { Ok(told) });
+                let own = |told: &&Told| caller.owns(told.uid);
+                let _ = reply.send(Ok(followers.kept().filter(own).cloned().collect()));
+            }
+            Ask::Follow(reply) => {
+                let _ = reply.send(Ok(self.pipeline.sinks().audience.follow()));
             }
         }
     }
 
     /// An instance that the caller may end.
-    fn owned(
-        &mut self,
-        caller: Caller,
-        inside: bool,
-        number: u32,
-    ) -> Result<&mut Instance, Refusal> {
-        if inside {
-            return Err(outsiders());
-        }
-        let instance = self.instances.get_mut(&number).filter(|of| {
-            // Whoever has no right to it does not learn that it is there.
-            caller.is_root() || of.uid == caller.uid
-        });
+    fn owned(&mut self, caller: Caller, number: u32) -> Result<&mut Instance, Refusal> {
+        // Whoever has no right to it does not learn that it is there.
+        let instance = self.instances.get_mut(&number).filter(|of| caller.owns(of.uid));
         instance.ok_or_else(|| Refusal::NotFound(format!("there is no instance {number}")))
     }
 
     fn status(&mut self, caller: Caller) -> Status {
-        let own = |instance: &&Instance| caller.is_root() || instance.uid == caller.uid;
+        let own = |instance: &&Instance| caller.owns(instance.uid);
         let clock = Clock::measure();
         let followers = &self.pipeline.sinks().audience;
         let instances = self.instances.values().filter(own).map(|instance| {
@@ -284,10 +265,6 @@ impl Watch {
             instances,
         }
     }
-}
-
-fn outsiders() -> Refusal {
-    Refusal::Forbidden("processes under watch get nothing from the agent".to_owned())
 }
 
 /// Carries out what the kernel left to do; whether a whole tree was meant.

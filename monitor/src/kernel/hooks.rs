@@ -325,7 +325,7 @@ fn attach_cgroup(
     pinned: Option<&Path>,
 ) -> Result<(), KernelError> {
     let failed = |error| KernelError::program(hook.program, error);
-    let root = cgroup::root()?;
+    let root = cgroup::open_root()?;
     // With links this mode means no flags, and a link never excludes others.
     let mode = CgroupAttachMode::Single;
     let fd = program.fd().map_err(failed)?.try_clone().map_err(|error| failed(error.into()))?;

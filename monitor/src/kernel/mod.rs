@@ -43,7 +43,7 @@ use monitor_common::{
     record::counter,
 };
 
-pub use cgroup::mount_point as cgroup2_mount_point;
+pub use cgroup::cgroup_root;
 pub use error::KernelError;
 pub use matching::Held;
 pub use policies::Slot;

@@ -78,7 +78,7 @@ impl Pins {
     /// When that is refused, or maps of another layout are pinned there.
     pub fn open(directory: &Path) -> Result<Self, KernelError> {
         let pins = Self::at(directory);
-        let failed = |source| KernelError::Pin { path: directory.display().to_string(), source };
+        let failed = |source| KernelError::pin(directory, source);
         if let Some(mount) = directory.parent() {
             mount_bpf(mount).map_err(failed)?;
         }

@@ -4,10 +4,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::{
-        ffi::OsStringExt as _,
-        fs::{FileExt as _, MetadataExt as _},
-    },
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -69,48 +66,15 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> CgroupError {
     CgroupError::Io { action, path: path.to_owned(), source }
 }
 
-/// Where the cgroup2 hierarchy is mounted; on hosts with cgroup v1 that is not `/sys/fs/cgroup`.
-pub fn mount_point() -> Result<PathBuf, CgroupError> {
-    let path = Path::new("/proc/self/mountinfo");
-    let text = fs::read(path).map_err(|source| failed("read", path, source))?;
-    text.split(|&byte| byte == b'\n').find_map(cgroup2_mount).ok_or(CgroupError::NotMounted)
-}
-
-/// The mount point in a line of mountinfo when it is a cgroup2 file system.
-fn cgroup2_mount(line: &[u8]) -> Option<PathBuf> {
-    let mut fields = line.split(|&byte| byte == b' ');
-    let mount_point = fields.nth(4)?;
-    // Optional fields end at a lone "-"; the type follows it.
-    fields.find(|field| *field == b"-")?;
-    (fields.next()? == b"cgroup2")
-        .then(|| PathBuf::from(std::ffi::OsString::from_vec(unescape(mount_point))))
-}
-
-/// Undoes the kernel's octal escapes of blanks and backslashes.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|digits| {
-            first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit))
-        });
-        if let Some(digits) = octal {
-            bytes.push(digits.iter().fold(0, |value: u8, digit| (value << 3) | (digit - b'0')));
-            rest = &tail[3..];
-        } else {
-            bytes.push(first);
-            rest = tail;
-        }
-    }
-    bytes
-}
-
 /// The directory that holds every instance's cgroup.
 ///
 /// # Errors
 /// When there is no cgroup2 file system.
 pub fn parent() -> Result<PathBuf, CgroupError> {
-    Ok(mount_point()?.join(PARENT))
+    let root = crate::kernel::cgroup_root().map_err(|source| {
+        failed("find the cgroup2 file system in", Path::new("/proc/self/mountinfo"), source)
+    })?;
+    Ok(root.ok_or(CgroupError::NotMounted)?.join(PARENT))
 }
 
 /// Whether this process is in the cgroup of an instance.
@@ -328,24 +292,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cgroup2_is_found_behind_optional_fields() {
-        let line = b"41 31 0:38 / /sys/fs/cgroup/unified rw shared:5 master:2 - cgroup2 none rw";
-        assert_eq!(cgroup2_mount(line), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-    }
-
-    #[test]
-    fn cgroup1_is_not_taken_for_cgroup2() {
-        let line = b"35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory";
-        assert_eq!(cgroup2_mount(line), None);
-    }
-
-    #[test]
-    fn mount_points_with_blanks_are_unescaped() {
-        let line = b"41 31 0:38 / /mnt/a\\040b\\134c rw - cgroup2 none rw";
-        assert_eq!(cgroup2_mount(line), Some(PathBuf::from("/mnt/a b\\c")));
-    }
-
-    #[test]
     fn members_are_told_by_the_whole_name() {
         let seven = OsStr::new("7");
         assert!(is_within("0::/mcp-monitor/7", seven));
@@ -353,13 +299,6 @@ mod tests {
         for outside in ["0::/", "0::/mcp-monitor", "0::/mcp-monitor/77", "1:cpu:/mcp-monitor/7", ""]
         {
             assert!(!is_within(outside, seven), "{outside}");
-        }
-    }
-
-    #[test]
-    fn malformed_lines_are_passed_over() {
-        for line in [&b""[..], b"41", b"41 31 0:38 / /x rw", b"41 31 0:38 / /x rw -"] {
-            assert_eq!(cgroup2_mount(line), None);
         }
     }
 }

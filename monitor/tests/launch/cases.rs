@@ -228,7 +228,7 @@ fn daemon_ends_with_its_root() {
 fn process_that_left_the_cgroup_dies_all_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let stray = directory.path().join("stray");
-    let hierarchy = mcp_monitor::launch::cgroup::mount_point().unwrap();
+    let hierarchy = mcp_monitor::kernel::cgroup_root().unwrap().unwrap();
     let leave = format!(
         "setsid sh -c 'echo $$ > {}/cgroup.procs; echo $$ > {}; echo $$; exec sleep 300' &",
         hierarchy.display(),
