@@ -11,7 +11,7 @@ use std::{
 use monitor_common::record::{Record, flags};
 
 use crate::{
-    decode::{self, DecodeError},
+    decode::{self, DecodeError, Decoded},
     enrich::{Clock, Counters, Delivered, Enricher, Merge, Source, clock},
     event::{Event, PolicyText},
     kernel::{Kernel, KernelError, Rings},
@@ -182,6 +182,12 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
     pub fn agent(&mut self, instance: u32, action: &str, message: &str) {
         let event = self.enricher.agent(instance, action, message);
         self.events.push(event);
+        self.deliver();
+    }
+
+    /// A record that the kernel programs did not make.
+    pub fn told(&mut self, decoded: &Decoded<'_>) {
+        self.enricher.record(decoded, &mut self.events);
         self.deliver();
     }
 

@@ -37,8 +37,6 @@ const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// include/uapi/linux/ptrace.h
 const PTRACE_ATTACH: u64 = 16;
 const PTRACE_SEIZE: u64 = 0x4206;
-/// include/uapi/linux/magic.h
-const PID_FS_MAGIC: u64 = 0x5049_4446;
 
 /// `sys_exit(struct pt_regs *regs, long ret)`: finds out what the call means and goes on in the
 /// program for that, each of which is verified, and has its stack, by itself.
@@ -263,16 +261,7 @@ fn other(subject: &Subject, call: &Call, arguments: Arguments) {
 #[inline(always)]
 fn reach(scratch: &mut Scratch, subject: &Subject, call: &Call, arguments: Arguments) {
     if call.action == action::PIDFD {
-        let file = arguments.file(call.directory);
-        let inode: Address = field!(file, file_inode);
-        let sb: Address = field!(inode, inode_sb);
-        let magic: u64 = field!(sb, sb_magic);
-        // Since 6.9 pidfds are files of pidfs, which keeps the pid in the inode.
-        let pid: Address = if magic == PID_FS_MAGIC {
-            field!(inode, inode_private)
-        } else {
-            field!(file, file_private)
-        };
+        let pid = judge::pid_of_file(arguments.file(call.directory));
         judge::describe_target(scratch, judge::task_of_pid(pid));
     } else {
         scratch.record.flags |= flags::ARGUMENT;

@@ -26,6 +26,9 @@ pub struct Saved {
     pub uid: u32,
     /// When it began, CLOCK_BOOTTIME, ns.
     pub started_ns: u64,
+    /// Others have started it, and it has no cgroup of its own.
+    #[serde(default)]
+    pub is_scattered: bool,
 }
 
 /// The directory of the files.

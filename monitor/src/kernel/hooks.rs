@@ -375,8 +375,14 @@ fn attach_type(program: &str) -> u32 {
 }
 
 /// Programs that userspace runs itself.
-const CONTROLS: [&str; 5] =
-    ["control_label", "control_tag", "control_untag", "control_classify", "control_vector"];
+const CONTROLS: [&str; 6] = [
+    "control_label",
+    "control_tag",
+    "control_untag",
+    "control_start",
+    "control_classify",
+    "control_vector",
+];
 
 /// Loads the programs that userspace runs itself.
 pub fn load_controls(ebpf: &mut Ebpf) -> Result<(), KernelError> {

@@ -1,11 +1,11 @@
 //! Servers that others start: the table by which the kernel programs know them, and the processes
 //! that they hold for the agent.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, RingBuf},
+    maps::{HashMap, Map, MapData, RingBuf},
 };
 use monitor_common::{
     limits::MATCH_POSITION,
@@ -13,7 +13,7 @@ use monitor_common::{
 };
 
 use super::{
-    Kernel, KernelError, Ring, Slot,
+    Kernel, KernelError, Pins, Ring, Slot,
     policies::{self, MATCHER, Parts},
 };
 use crate::rules::Automaton;
@@ -42,6 +42,13 @@ impl Waiting {
         let held = policies::take(ebpf, "HELD")?.try_into().map_err(KernelError::Map)?;
         Ok(Self { held, bell: Ring(bell), table: None })
     }
+}
+
+/// Processes that the programs pinned in a directory hold.
+pub fn held_at(pins: &Pins) -> Vec<u32> {
+    let map = MapData::from_pin(pins.maps().join("HELD")).map(Map::HashMap);
+    let held: Option<HashMap<MapData, u32, u64>> = map.ok().and_then(|map| map.try_into().ok());
+    held.iter().flat_map(|held| held.keys().filter_map(Result::ok)).collect()
 }
 
 impl Kernel {
@@ -112,6 +119,19 @@ impl Kernel {
         self.tag_as(tgid, instance, if is_loader { tag_flags::LOADER } else { 0 })?;
         self.forget_held(tgid);
         Ok(())
+    }
+
+    /// When a process began, CLOCK_BOOTTIME, ns, as records carry it; `None` when it has ended.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn start_of(&mut self, pidfd: BorrowedFd<'_>) -> Result<Option<u64>, KernelError> {
+        let mut half = |half| {
+            let descriptor = pidfd.as_raw_fd() as u64;
+            Ok::<_, KernelError>(u64::from(self.control("control_start", &[descriptor, half])?))
+        };
+        let start_ns = half(1)? << 32 | half(0)?;
+        Ok((start_ns != 0).then_some(start_ns))
     }
 
     /// Takes the tag of a process that was held and is no server.

@@ -45,8 +45,8 @@ use monitor_common::{
 
 pub use cgroup::cgroup_root;
 pub use error::KernelError;
-pub use matching::Held;
-pub use policies::Slot;
+pub use matching::{Held, held_at};
+pub use policies::{FIRST_RESERVED, Slot};
 pub use ring::{Ring, Rings};
 pub use statistics::Statistics;
 pub use tags::Tags;

@@ -31,8 +31,11 @@ impl Slot {
     }
 }
 
-/// Stands for all processes that nobody watches; instances of servers never get this number.
-pub const MATCHER: u32 = u32::MAX - 2;
+/// The first of the instance numbers that are no server's: those of the matcher, of processes that
+/// are held, and of the proof.
+pub const FIRST_RESERVED: u32 = u32::MAX - 2;
+/// Stands for all processes that nobody watches.
+pub const MATCHER: u32 = FIRST_RESERVED;
 
 /// Word of [`InstanceState`] that holds the policy's slot.
 const POLICY_WORD: usize = 0;

@@ -70,26 +70,9 @@ impl Matcher {
     pub fn load(search: &SearchPath) -> Result<(Self, Vec<Finding>), RuleError> {
         let (mut servers, mut wrong) = (Vec::new(), Vec::new());
         for name in search.names(SourceKind::Server)? {
-            let own = search.find(SourceKind::Server, &name)?;
-            let mut fits = Vec::new();
-            let mut read = || -> Result<Result<(), Vec<Finding>>, RuleError> {
-                for source in own.into_iter().chain(search.drop_ins(&name)?) {
-                    let entries = match parse::document(&source) {
-                        Ok(document) => document.matches,
-                        Err(findings) => return Ok(Err(findings)),
-                    };
-                    for entry in entries {
-                        match Fit::of(&source, entry) {
-                            Ok(fit) => fits.push(fit),
-                            Err(finding) => return Ok(Err(vec![finding])),
-                        }
-                    }
-                }
-                Ok(Ok(()))
-            };
-            match read()? {
-                Ok(()) if fits.is_empty() => {}
-                Ok(()) => servers.push(Server { name, fits }),
+            match fits_of(search, &name)? {
+                Ok(fits) if fits.is_empty() => {}
+                Ok(fits) => servers.push(Server { name, fits }),
                 Err(findings) => wrong.extend(findings),
             }
         }
@@ -123,6 +106,25 @@ impl Matcher {
             RuleError::Findings(findings.collect())
         })
     }
+}
+
+/// The matches of one server, or what is wrong with its rules.
+fn fits_of(search: &SearchPath, name: &str) -> Result<Result<Vec<Fit>, Vec<Finding>>, RuleError> {
+    let mut fits = Vec::new();
+    let own = search.find(SourceKind::Server, name)?;
+    for source in own.into_iter().chain(search.drop_ins(name)?) {
+        let entries = match parse::document(&source) {
+            Ok(document) => document.matches,
+            Err(findings) => return Ok(Err(findings)),
+        };
+        for entry in entries {
+            match Fit::of(&source, entry) {
+                Ok(fit) => fits.push(fit),
+                Err(finding) => return Ok(Err(vec![finding])),
+            }
+        }
+    }
+    Ok(Ok(fits))
 }
 
 impl Fit {

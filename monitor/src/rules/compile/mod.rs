@@ -186,7 +186,7 @@ pub(super) fn match_table(rules: &[MatchRule]) -> Result<Automaton, TooLarge> {
 fn tables(
     loaded: &Loaded,
     floating: FloatingRules,
-) -> Result<Vec<Automaton>, (usize, automaton::TooLarge)> {
+) -> Result<Vec<Automaton>, (usize, TooLarge)> {
     let build = |table: usize| {
         let rules = loaded.paths.iter().filter(|rule| table_index(rule, floating) == table);
         let mut patterns: Vec<(Vec<Step>, u32)> =
@@ -213,7 +213,7 @@ fn table_index(rule: &PathRule, floating: FloatingRules) -> usize {
 }
 
 /// A finding at each of the patterns that cost most, as far as the text tells.
-fn too_large(loaded: &Loaded, table: usize, error: &automaton::TooLarge) -> RuleError {
+fn too_large(loaded: &Loaded, table: usize, error: &TooLarge) -> RuleError {
     let mut worst: Vec<&PathRule> = loaded
         .paths
         .iter()
