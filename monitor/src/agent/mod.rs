@@ -15,7 +15,10 @@ mod control;
 mod followers;
 mod instances;
 mod lifecycle;
+mod matching;
 mod metrics;
+mod process;
+mod report;
 pub mod request;
 mod state;
 mod watch;
@@ -23,6 +26,7 @@ mod watch;
 use std::{collections::BTreeMap, io, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
+use nix::unistd::Pid;
 
 use self::{
     config::{Backend, Config},
@@ -37,9 +41,12 @@ use crate::{
     enrich::{Clock, Enricher, clock},
     event::Veil,
     kernel::{self, Kernel, KernelError, Tags, pins::Pins},
-    launch::{Account, signals::Signals},
+    launch::{
+        Account,
+        signals::{self, Signals},
+    },
     pipeline::{Pipeline, Sinks},
-    rules::SearchPath,
+    rules::{Automaton, SearchPath},
     segment::{Header, key},
     sink::{
         recording::{Destination, SegmentWriter},
@@ -71,7 +78,10 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     state.create().context("cannot make the directory beside the control socket")?;
     let tags = Rc::new(kernel.take_tags()?);
     let mut followers = Followers::new(metrics.clone(), state.clone(), kernel.read_before());
-    let adopted = adopt(&mut kernel, &state, &tags, &mut followers)?;
+    let search = SearchPath::new(config.rules.directory.as_deref());
+    let (matching, table, wrong) = matching::load(&search);
+    let adopted = adopt(&mut kernel, &state, &tags, &mut followers, table.as_ref())?;
+    matching::put_in_force(&mut kernel, table.as_ref())?;
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
     header.policies = adopted.instances.values().map(|one| one.policy.clone()).collect();
@@ -100,6 +110,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     for message in adopted.messages {
         pipeline.agent(0, "takeover", &message);
     }
+    for message in wrong {
+        pipeline.agent(0, "match", &message);
+    }
     if let Some(blind) = blind {
         metrics.blind.inc_by(blind.as_secs());
     }
@@ -120,7 +133,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         tags,
         signals,
         inbox,
-        search: SearchPath::new(config.rules.directory.as_deref()),
+        search,
         state,
         metrics,
         veil,
@@ -128,6 +141,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         instances: adopted.instances,
         next_policy: adopted.next_policy,
         waiter,
+        matching,
     }
     .run()
 }
@@ -145,7 +159,13 @@ pub fn detach_all(config: &Config) -> anyhow::Result<()> {
             crate::launch::Tree::new(cgroup, Box::new(Vec::new)).end()?;
         }
     }
-    Pins::at(&config.kernel.pins).remove_all().context("cannot remove what is pinned")?;
+    let pins = Pins::at(&config.kernel.pins);
+    let held = kernel::held_at(&pins);
+    pins.remove_all().context("cannot remove what is pinned")?;
+    for tgid in held {
+        // Fails for one that has ended.
+        let _ = signals::send(Pid::from_raw(tgid as i32), libc::SIGCONT);
+    }
     state.remove();
     Ok(())
 }
@@ -180,6 +200,7 @@ fn adopt(
     state: &StateDirectory,
     tags: &Rc<Tags>,
     followers: &mut Followers,
+    table: Option<&Automaton>,
 ) -> anyhow::Result<Adopted> {
     let (saved, wrong) = state.read().context("cannot read the state of the agent before")?;
     let mut adopted = Adopted {
@@ -211,6 +232,7 @@ fn adopt(
             }
         }
     }
+    kernel.adopt_match(table)?;
     kernel.sweep()?;
     for (mut instance, compiled, in_kernel) in fresh {
         let number = instance.number();
@@ -237,22 +259,31 @@ type Fresh = (Instance, Arc<crate::rules::Compiled>, bool);
 fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh, (u32, String)> {
     let number = saved.policy.instance;
     let failed = |error: String| (number, error);
-    let cgroup = instances::find(number).map_err(|error| failed(error.to_string()))?;
+    let tree = match saved.is_scattered {
+        true if tags.members(number).is_empty() => {
+            return Err(failed("its last process has ended".to_owned()));
+        }
+        true => instances::scattered(number, tags.clone()),
+        false => {
+            let cgroup = instances::find(number).map_err(|error| failed(error.to_string()))?;
+            instances::tree(cgroup, number, tags.clone())
+        }
+    };
     let compiled = instances::recompile(&saved.policy).map_err(failed)?;
     let slot = kernel
         .adopt(number, saved.position, &compiled)
         .map_err(|error| failed(error.to_string()))?;
-    let Saved { policy, launch, uid, started_ns, .. } = saved;
+    let Saved { policy, launch, uid, started_ns, is_scattered, .. } = saved;
     let instance = Instance {
         policy,
         slot: slot.unwrap_or_default(),
         launch,
         uid,
         started_ns,
-        tree: instances::tree(cgroup, number, tags.clone()),
+        tree,
         names: None,
         stale: None,
-        is_alone: true,
+        is_alone: !is_scattered,
         ending: None,
     };
     Ok((instance, compiled, slot.is_some()))

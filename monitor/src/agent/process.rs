@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStringExt as _,
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::PathBuf,
 };
@@ -78,13 +78,12 @@ impl Process {
 
     /// What it is matched by.
     pub fn traits(&self) -> Traits<'_> {
-        let home = |user: &Bindings| user.home.as_os_str().as_encoded_bytes();
         let user = self.user.as_ref();
         Traits {
             exe: &self.exe,
             cgroup: &self.cgroup,
             arguments: self.argv.get(1..).unwrap_or_default(),
-            user: user.map(|user| (home(user), user.user.as_bytes())),
+            user: user.map(|user| (user.home.as_os_str().as_bytes(), user.user.as_bytes())),
         }
     }
 

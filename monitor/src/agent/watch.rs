@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use super::{
     followers::Followers,
     instances::{self, Instance},
+    matching::Matching,
     metrics::Metrics,
     request::{Ask, Caller, Inbox, InstanceStatus, Plan, Refusal, Request, Status, Told},
     state::StateDirectory,
@@ -33,6 +34,8 @@ use crate::{
 
 /// How often what is slow to find out is looked at: the longest wait.
 const LOOK: Duration = Duration::from_secs(1);
+/// The longest wait while a process that is held does not stand still yet.
+const HELD: Duration = Duration::from_millis(1);
 /// The longest wait while names are answered.
 const NAMES: Duration = Duration::from_millis(200);
 
@@ -64,6 +67,8 @@ pub struct Watch {
     pub next_policy: u32,
     /// What is waited on.
     pub waiter: Waiter,
+    /// By what servers are known that others start.
+    pub matching: Matching,
 }
 
 impl Watch {
@@ -74,7 +79,9 @@ impl Watch {
     pub fn run(mut self) -> anyhow::Result<()> {
         self.waiter.add(self.signals.as_fd())?;
         self.waiter.add(self.inbox.as_fd())?;
+        self.waiter.add(self.kernel.bell())?;
         self.serve_adopted_names();
+        self.adopt_running();
         self.measure();
         self.until_end()?;
         let Self { pipeline, kernel, instances, .. } = self;
@@ -91,6 +98,7 @@ impl Watch {
         let mut looked = Instant::now();
         loop {
             let look = self.pump();
+            self.take_in_held();
             self.answer_names();
             self.inbox.quiet();
             while let Some(request) = self.inbox.next() {
@@ -106,6 +114,7 @@ impl Watch {
             }
             let mut instances = self.instances.values();
             let idle = match () {
+                () if self.matching.is_waiting => HELD,
                 () if instances.clone().any(|one| one.ending.is_some()) => BUSY,
                 () if instances.any(|one| one.names.is_some()) => NAMES,
                 () => LOOK,
@@ -147,12 +156,12 @@ impl Watch {
         self.kernel.flush_diagnostics();
         for instance in self.instances.values_mut() {
             let alone = instance.is_alone && instance.ending.is_none();
-            if alone && !instance.tree.cgroup().contains(Pid::from_raw(instance.launch.pid as i32))
-            {
+            if alone && !instance.tree.contains(Pid::from_raw(instance.launch.pid as i32)) {
                 // As with a launcher: what the first process leaves running ends with it.
                 instance.end(None);
             }
         }
+        self.notice_ends();
         self.measure();
         self.state.is_seen();
         // Fails when systemd did not start us.

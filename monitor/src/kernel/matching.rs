@@ -81,7 +81,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn adopt_match(&mut self, table: Option<&Automaton>) -> Result<bool, KernelError> {
+    pub fn adopt_match(&mut self, table: Option<&Automaton>) -> Result<(), KernelError> {
         let adopted = table
             .map(|table| self.policies.adopt(MATCHER, MATCH_POSITION, &parts(table)))
             .transpose()?;
@@ -89,7 +89,12 @@ impl Kernel {
         if self.held.table.is_none() {
             self.policies.unbind(MATCHER);
         }
-        Ok(self.held.table.is_some())
+        Ok(())
+    }
+
+    /// Whether a table is in force.
+    pub fn is_matching(&self) -> bool {
+        self.held.table.is_some()
     }
 
     /// Becomes readable when there is one more in [`Kernel::held`].

@@ -183,10 +183,7 @@ pub(super) fn match_table(rules: &[MatchRule]) -> Result<Automaton, TooLarge> {
 }
 
 /// Builds the tables, or says which of them grew too large.
-fn tables(
-    loaded: &Loaded,
-    floating: FloatingRules,
-) -> Result<Vec<Automaton>, (usize, TooLarge)> {
+fn tables(loaded: &Loaded, floating: FloatingRules) -> Result<Vec<Automaton>, (usize, TooLarge)> {
     let build = |table: usize| {
         let rules = loaded.paths.iter().filter(|rule| table_index(rule, floating) == table);
         let mut patterns: Vec<(Vec<Step>, u32)> =
@@ -266,6 +263,11 @@ impl Compiled {
             vector.extend([argument, b"\0"].concat());
         }
         !table.rows.is_empty() && accepts_vector(table.rows.as_slice(), 0, &table.classes, &vector)
+    }
+
+    /// Whether a program is a dynamic loader, which may yet map the program that it was asked for.
+    pub fn is_loader(&self, path: &[u8]) -> bool {
+        self.classify_path(path) & class::LOADER != 0
     }
 
     /// Bits of [`class`] that a destination falls in.
