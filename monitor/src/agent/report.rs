@@ -157,19 +157,19 @@ mod tests {
     #[test]
     fn connected_sockets_are_read_and_others_are_not() {
         let line = format!("{HEADER}0500000A:01BB 01{REST}");
-        let (inode, peer) = super::peer(&line, protocol::TCP).unwrap();
+        let (inode, found) = peer(&line, protocol::TCP).unwrap();
         assert_eq!(inode, "4711");
-        assert_eq!((peer.address, peer.port), (mapped_v4(0x0a00_0005), 443));
+        assert_eq!((found.address, found.port), (mapped_v4(0x0a00_0005), 443));
         let listening = format!("{HEADER}00000000:0000 0A{REST}");
-        assert!(super::peer(&listening, protocol::TCP).is_none());
-        assert!(super::peer("nonsense", protocol::TCP).is_none());
+        assert!(peer(&listening, protocol::TCP).is_none());
+        assert!(peer("nonsense", protocol::TCP).is_none());
     }
 
     #[test]
     fn addresses_of_the_sixth_version_are_read_word_by_word() {
         let line = format!("{HEADER}0000000000000000FFFF00000100007F:0035 01{REST}");
-        let (_, peer) = super::peer(&line, protocol::UDP).unwrap();
-        assert_eq!((peer.address, peer.port), (mapped_v4(0x7f00_0001), 53));
+        let (_, found) = peer(&line, protocol::UDP).unwrap();
+        assert_eq!((found.address, found.port), (mapped_v4(0x7f00_0001), 53));
     }
 
     #[test]

@@ -31,6 +31,7 @@ behaviours! {
     learning,
     lineage,
     machine,
+    matching,
     metrics,
     names,
     opens,

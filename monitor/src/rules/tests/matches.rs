@@ -4,6 +4,7 @@ use monitor_common::automaton::accepts_vector;
 
 use super::*;
 
+#[derive(Clone, Copy)]
 struct Process<'a> {
     exe: &'a str,
     cgroup: &'a str,
@@ -38,8 +39,10 @@ fn asked<'a>(matcher: &'a Matcher, process: &Process<'_>) -> (bool, Option<&'a s
     (accepted, server)
 }
 
-const BOTH: (bool, Option<&str>) = (true, Some("s"));
-const NEITHER: (bool, Option<&str>) = (false, None);
+/// To the kernel, and to the agent.
+const BOTH: (bool, bool) = (true, true);
+const KERNEL: (bool, bool) = (true, false);
+const NEITHER: (bool, bool) = (false, false);
 
 #[test]
 fn rules_without_matches_match_nothing() {
@@ -51,7 +54,10 @@ fn all_keys_have_to_fit_and_one_entry_of_each() {
     let rules = "[[match]]\nexe = [\"/opt/bin/node\", \"/opt/bin/bun\"]\n\
                  args = [\"**/@scope/server/**\", \"--mcp\"]\n";
     let matcher = matcher(rules);
-    let run = |exe, arguments| asked(&matcher, &Process { exe, arguments, ..USER });
+    let run = |exe: &str, arguments: &[&str]| {
+        let (accepted, server) = asked(&matcher, &Process { exe, arguments, ..USER });
+        (accepted, server.is_some())
+    };
     let server = "/usr/lib/node_modules/@scope/server/index.js";
     assert_eq!(run("/opt/bin/node", &[server]), BOTH);
     assert_eq!(run("/opt/bin/bun", &["-x", "--mcp", "y"]), BOTH);
@@ -65,7 +71,10 @@ fn all_keys_have_to_fit_and_one_entry_of_each() {
 #[test]
 fn entries_are_alternatives() {
     let matcher = matcher("[[match]]\nexe = [\"/opt/{a,b}\"]\n[[match]]\nargs = [\"--mcp=*\"]\n");
-    let run = |exe, arguments| asked(&matcher, &Process { exe, arguments, ..USER });
+    let run = |exe: &str, arguments: &[&str]| {
+        let (accepted, server) = asked(&matcher, &Process { exe, arguments, ..USER });
+        (accepted, server.is_some())
+    };
     assert_eq!(run("/opt/a", &[]), BOTH);
     assert_eq!(run("/opt/b", &["x"]), BOTH);
     assert_eq!(run("/opt/c", &["--mcp=1"]), BOTH);
@@ -75,7 +84,10 @@ fn entries_are_alternatives() {
 #[test]
 fn a_unit_is_a_cgroup_wherever_it_is() {
     let matcher = matcher("[[match]]\nunit = [\"mcp-*.service\"]\n");
-    let run = |cgroup| asked(&matcher, &Process { cgroup, ..USER });
+    let run = |cgroup: &str| {
+        let (accepted, server) = asked(&matcher, &Process { cgroup, ..USER });
+        (accepted, server.is_some())
+    };
     assert_eq!(run("/system.slice/mcp-github.service"), BOTH);
     assert_eq!(run("/user.slice/user-1.slice/user@1.service/app.slice/mcp-x.service/sub"), BOTH);
     assert_eq!(run("/system.slice/mcp-github.service.d"), NEITHER);
@@ -86,7 +98,10 @@ fn a_unit_is_a_cgroup_wherever_it_is() {
 #[test]
 fn cgroups_are_paths() {
     let matcher = matcher("[[match]]\nexe = [\"/opt/**\"]\ncgroup = [\"/**/libpod-*.scope/**\"]\n");
-    let run = |exe, cgroup| asked(&matcher, &Process { exe, cgroup, ..USER });
+    let run = |exe: &str, cgroup: &str| {
+        let (accepted, server) = asked(&matcher, &Process { exe, cgroup, ..USER });
+        (accepted, server.is_some())
+    };
     assert_eq!(run("/opt/x", "/machine.slice/libpod-0f.scope/container"), BOTH);
     assert_eq!(run("/opt/x", "/machine.slice/libpod-0f.scope"), BOTH);
     assert_eq!(run("/opt/x", "/machine.slice/libpod.scope"), NEITHER);
@@ -97,21 +112,27 @@ fn cgroups_are_paths() {
 fn variables_are_anything_to_the_kernel_and_their_values_to_the_agent() {
     let matcher =
         matcher("[[match]]\nexe = [\"${HOME}/bin/server\"]\nargs = [\"--user=${USER}\"]\n");
-    let run = |exe, arguments, user| asked(&matcher, &Process { exe, arguments, user, ..USER });
+    let run = |exe: &str, arguments: &[&str], user| {
+        let (accepted, server) = asked(&matcher, &Process { exe, arguments, user, ..USER });
+        (accepted, server.is_some())
+    };
     let own = Some(("/nohome/u", "u"));
     assert_eq!(run("/nohome/u/bin/server", &["--user=u"], own), BOTH);
-    assert_eq!(run("/nohome/v/bin/server", &["--user=u"], own), (true, None));
-    assert_eq!(run("/nohome/u/bin/server", &["--user=v"], own), (true, None));
-    assert_eq!(run("/nohome/u/bin/server", &["--user=u"], None), (true, None));
+    assert_eq!(run("/nohome/v/bin/server", &["--user=u"], own), KERNEL);
+    assert_eq!(run("/nohome/u/bin/server", &["--user=v"], own), KERNEL);
+    assert_eq!(run("/nohome/u/bin/server", &["--user=u"], None), KERNEL);
     assert_eq!(run("/nohome/u/bin/other", &["--user=u"], own), NEITHER);
 }
 
 #[test]
 fn a_unit_and_a_cgroup_are_both_asked_for_by_the_agent() {
     let matcher = matcher("[[match]]\nunit = [\"x.service\"]\ncgroup = [\"/system.slice/**\"]\n");
-    let run = |cgroup| asked(&matcher, &Process { cgroup, ..USER });
+    let run = |cgroup: &str| {
+        let (accepted, server) = asked(&matcher, &Process { cgroup, ..USER });
+        (accepted, server.is_some())
+    };
     assert_eq!(run("/system.slice/x.service"), BOTH);
-    assert_eq!(run("/user.slice/x.service"), (true, None));
+    assert_eq!(run("/user.slice/x.service"), KERNEL);
     assert_eq!(run("/system.slice/y.service"), NEITHER);
 }
 
@@ -122,8 +143,8 @@ fn wrong_rules_of_one_server_leave_the_matches_of_others() {
     let fixture = fixture.file("servers/w.toml", wrong);
     let (matcher, findings) = Matcher::load(&SearchPath::new(Some(fixture.folder.path()))).unwrap();
     assert_eq!(findings.len(), 1);
-    assert_eq!(asked(&matcher, &Process { exe: "/opt/a", ..USER }), BOTH);
-    assert_eq!(asked(&matcher, &Process { exe: "/opt/w", ..USER }), NEITHER);
+    assert_eq!(asked(&matcher, &Process { exe: "/opt/a", ..USER }), (true, Some("s")));
+    assert_eq!(asked(&matcher, &Process { exe: "/opt/w", ..USER }), (false, None));
 }
 
 #[test]
