@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::run::MARKER;
 
-/// Links and cgroups go away after the process that held them: RCU grace periods, the kernel's
-/// own workers.
-const GRACE: Duration = Duration::from_secs(10);
+/// Links and cgroups go away after the process that held them: RCU grace periods, one after the other
+/// for each LSM hook, and the kernel's own workers.
+const GRACE: Duration = Duration::from_secs(60);
 const PINS: &str = "/sys/fs/bpf";
 
 /// What the machine held before a test.

@@ -21,8 +21,20 @@ use crate::{build, real_server, setup, workspace};
 /// all programs, which the kernel's verifier takes its time for.
 const MACHINE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-/// Behaviours of the monitor's own process, which preempted hooks change nothing about.
-const NOT_OF_HOOKS: [&str; 4] = ["disk::", "real_server::", "recording::", "running::"];
+/// Behaviours of the monitor's own process: what they need of the kernel, others test on every one.
+/// In the matrix they run once with each backend: here, and on the newest kernel with lsm.
+const OF_USERSPACE: [&str; 10] = [
+    "agent::",
+    "detectors::",
+    "disk::",
+    "fleet::",
+    "learning::",
+    "metrics::",
+    "real_server::",
+    "recording::",
+    "reports::",
+    "running::",
+];
 
 /// Which boots, and which tests in them. Without options: the whole matrix.
 #[derive(Args, Default)]
@@ -41,38 +53,51 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The boots and their backends: each kernel with each, and the newest once with `preempt=full`.
+    /// The boots and their backends, the longest first.
     fn boots(&self) -> Vec<(Boot, String)> {
-        let boot = |kernel, backend: &str, preempt_full| {
-            let preempt = if preempt_full { "-preempt" } else { "" };
-            let name = format!("{kernel}{preempt}-{backend}");
-            let mut command = vec!["end-to-end".to_owned(), "--backend".to_owned()];
-            command.push(backend.to_owned());
-            if preempt_full && self.filter.is_none() {
-                command.extend(NOT_OF_HOOKS.map(|file| format!("--skip={file}")));
-            }
-            command.extend(self.filter.clone());
-            let patience = MACHINE_PATIENCE;
-            let boot = Boot { name, kernel, preempt_full, counted: false, command, patience };
-            (boot, backend.to_owned())
-        };
+        let whole = self.kernel.is_some() || self.backend.is_some() || self.preempt_full;
+        if !whole {
+            return self.matrix();
+        }
         let kernels = self.kernel.map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel]);
         let backends = match self.backend.as_deref() {
             Some(backend) => vec![backend],
             None if self.preempt_full => vec!["lsm"],
             None => vec!["lsm", "tracepoint"],
         };
-        let plain = self.kernel.is_none() && self.backend.is_none() && !self.preempt_full;
-        let mut boots = Vec::new();
-        for kernel in kernels {
-            for backend in &backends {
-                boots.push(boot(kernel, backend, self.preempt_full));
-            }
+        let of = |kernel| backends.iter().map(move |backend| (kernel, *backend));
+        let boots = kernels.into_iter().flat_map(of);
+        boots.map(|(kernel, backend)| self.boot(kernel, backend, self.preempt_full, &[])).collect()
+    }
+
+    /// Each kernel with each backend, and the newest once with `preempt=full`.
+    fn matrix(&self) -> Vec<(Boot, String)> {
+        vec![
+            self.boot(Kernel::V6_12, "lsm", false, &[]),
+            self.boot(Kernel::V6_1, "lsm", false, &OF_USERSPACE),
+            self.boot(Kernel::V6_12, "lsm", true, &OF_USERSPACE),
+            self.boot(Kernel::V6_12, "tracepoint", false, &OF_USERSPACE),
+            self.boot(Kernel::V6_1, "tracepoint", false, &OF_USERSPACE),
+        ]
+    }
+
+    fn boot(
+        &self,
+        kernel: Kernel,
+        backend: &str,
+        preempt_full: bool,
+        without: &[&str],
+    ) -> (Boot, String) {
+        let preempt = if preempt_full { "-preempt" } else { "" };
+        let name = format!("{kernel}{preempt}-{backend}");
+        let mut command = ["end-to-end", "--backend", backend].map(str::to_owned).to_vec();
+        match &self.filter {
+            Some(filter) => command.push(filter.clone()),
+            None => command.extend(without.iter().map(|file| format!("--skip={file}"))),
         }
-        if plain {
-            boots.push(boot(Kernel::V6_12, "lsm", true));
-        }
-        boots
+        let patience = MACHINE_PATIENCE;
+        let boot = Boot { name, kernel, preempt_full, counted: false, command, patience };
+        (boot, backend.to_owned())
     }
 }
 

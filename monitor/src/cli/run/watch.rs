@@ -130,8 +130,8 @@ impl Run {
         }
         let (sinks, totals) = pipeline.finish(&mut |_| {}, || pipeline::counters(&kernel))?;
         drop(server);
-        drop(kernel);
         summarise(sinks, &name, &totals);
+        kernel.let_go();
         Ok(ended.exit_code())
     }
 }

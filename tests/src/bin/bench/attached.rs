@@ -21,7 +21,7 @@ impl Empty {
         let object = fs::read(beside("empty.bpf.o")?)?;
         let mut programs = Ebpf::load(&object)?;
         let types = Btf::from_sys_fs()?;
-        let root = fs::File::open(kernel::cgroup2_mount_point()?)?;
+        let root = fs::File::open(kernel::cgroup_root()?.context("there is no cgroup v2")?)?;
         for (name, program) in programs.programs_mut() {
             let failed = || format!("the empty program {name}");
             match program {
