@@ -112,7 +112,7 @@ impl Watch {
         }
         let Some(server) = self.matching.matcher.server_of(&process.traits()).map(str::to_owned)
         else {
-            let untagged = self.kernel.let_go(tgid);
+            let untagged = self.kernel.untag(tgid);
             return self.let_go_on(process, untagged);
         };
         match self.begin_around(process, &server) {

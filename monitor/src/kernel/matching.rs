@@ -143,7 +143,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn let_go(&mut self, tgid: u32) -> Result<(), KernelError> {
+    pub fn untag(&mut self, tgid: u32) -> Result<(), KernelError> {
         self.control("control_untag", &[u64::from(tgid)])?;
         self.forget_held(tgid);
         Ok(())
