@@ -11,8 +11,10 @@ pub const S_IFCHR: u32 = 0o020_000;
 /// Block device.
 pub const S_IFBLK: u32 = 0o060_000;
 
-/// `s_magic` of procfs (include/uapi/linux/magic.h, as the other two).
+/// `s_magic` of procfs (include/uapi/linux/magic.h, as the others).
 pub const PROC_SUPER_MAGIC: u32 = 0x9fa0;
+/// That of pipes without a name.
+pub const PIPEFS_MAGIC: u32 = 0x5049_5045;
 const SYSFS_MAGIC: u32 = 0x6265_6572;
 const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
 

@@ -78,11 +78,20 @@ pub mod detector {
     pub const ENV_SECRET: usize = 4;
     /// Something secret read, then something sent.
     pub const EXFILTRATION: usize = 5;
+    /// Data carried away in questions for names.
+    pub const DNS_BURST: usize = 6;
     /// Number of detectors.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
     /// Names as written in rules, by number.
-    pub const NAMES: [&str; COUNT] =
-        ["mass_read", "mass_write", "exec_burst", "connect_burst", "env_secret", "exfiltration"];
+    pub const NAMES: [&str; COUNT] = [
+        "mass_read",
+        "mass_write",
+        "exec_burst",
+        "connect_burst",
+        "env_secret",
+        "exfiltration",
+        "dns_burst",
+    ];
 }
 
 /// What is asked of an object. Several bits may be asked at once.

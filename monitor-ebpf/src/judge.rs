@@ -4,13 +4,15 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{EbpfContext, programs::LsmContext};
 use monitor_common::{
-    file::{PROC_SUPER_MAGIC, S_IFDIR, S_IFMT},
+    file::{PIPEFS_MAGIC, PROC_SUPER_MAGIC, S_IFDIR, S_IFMT},
     policy::{access, class, set, verdict},
     record::{Record, change, did, flags, kind},
 };
 
 use crate::{
-    breadth, emit,
+    breadth,
+    descriptors::has_open,
+    emit,
     instance::{self, Current, Subject},
     kernel_field::{Address, Span, current_task, field, load, load_at, number, offset, read},
     label,
@@ -187,6 +189,8 @@ const O_TMPFILE: u32 = 0o20_000_000;
 
 /// An open file, and what it was opened for.
 pub struct Opened {
+    /// The `struct file`.
+    file: Address,
     place: Place,
     inode: Address,
     mode: u32,
@@ -202,6 +206,7 @@ impl Opened {
         let span = Span::copy(&mut words, file, if mode < path { mode } else { path });
         let mount = span.get(path + offset!(path_mnt));
         let opened = Self {
+            file,
             place: Place { mount, dentry: span.get(path + offset!(path_dentry)) },
             inode: span.get(offset!(file_inode)),
             mode: span.get(mode),
@@ -221,6 +226,7 @@ impl Opened {
         let dentry: Address = load_at(file, path + offset!(path_dentry));
         let memory = &mut scratch.unseen;
         Self {
+            file: number(memory, file),
             place: Place { mount: number(memory, mount), dentry: number(memory, dentry) },
             inode: number(memory, inode),
             mode: load!(file, file_mode),
@@ -272,6 +278,13 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) -> 
         return Noted::No;
     }
     scratch.record.labels |= labels;
+    if scratch.record.fs_magic == PIPEFS_MAGIC && has_open(inode, opened.file) == 0 {
+        // By procfs, a pipe of a process that has not handed it over.
+        let classes = class::of_set(set::PROCESSES) | class::READ | class::WRITE;
+        policy::judge_classes(&mut scratch.record, subject, classes, opened.asked());
+        scratch.record.classes = class::of_set(set::PROCESSES);
+        return Noted::Yes;
+    }
     if scratch.record.fs_magic == PROC_SUPER_MAGIC {
         labels |= describe_owner(scratch, subject, inode, &entry);
     }
@@ -283,22 +296,31 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) -> 
 const ENVIRON: u64 = u64::from_le_bytes(*b"environ\0");
 const MEM: u64 = u64::from_le_bytes(*b"mem\0\0\0\0\0");
 const AUXV: u64 = u64::from_le_bytes(*b"auxv\0\0\0\0");
+const CMDLINE: u64 = u64::from_le_bytes(*b"cmdline\0");
 
-/// The class of a procfs file that holds the environment or memory of a process outside the tree;
-/// told by file system and name of the dentry, wherever procfs is mounted.
+/// The class of a procfs file that holds the environment, memory or arguments of a process outside
+/// the tree; told by file system and name of the dentry, wherever procfs is mounted. Arguments are
+/// read by every `ps`, so they are sensitive and no more.
 #[inline(always)]
 fn describe_owner(scratch: &mut Scratch, subject: &Subject, inode: Address, entry: &Dentry) -> u32 {
     let kept = if entry.name_len >= 8 { return 0 } else { entry.name_len };
     let word: u64 = read::<u64>(entry.name, 0) & ((1 << (8 * (kept & 7))) - 1);
-    if word != ENVIRON && word != MEM && word != AUXV {
+    let held = match word {
+        ENVIRON | MEM | AUXV => class::of_set(set::PROCESSES),
+        CMDLINE => class::of_set(set::SENSITIVE),
+        _ => return 0,
+    };
+    let proc = inode.wrapping_sub(offset!(proc_inode_vfs) as u64);
+    let pid: Address = field!(proc, proc_inode_pid);
+    // The machine's own, `/proc/cmdline`.
+    if pid == 0 {
         return 0;
     }
-    let proc = inode.wrapping_sub(offset!(proc_inode_vfs) as u64);
-    describe_target(scratch, task_of_pid(field!(proc, proc_inode_pid)));
+    describe_target(scratch, task_of_pid(pid));
     if scratch.record.target.instance == subject.tag.instance {
         return 0;
     }
-    class::of_set(set::PROCESSES)
+    held
 }
 
 /// include/uapi/linux/magic.h

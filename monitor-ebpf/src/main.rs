@@ -11,6 +11,7 @@
 mod argument;
 mod atomic;
 mod breadth;
+mod descriptors;
 mod emit;
 mod hooks;
 mod instance;

@@ -17,7 +17,7 @@
 use std::sync::Arc;
 
 use monitor_common::{
-    file::PROC_SUPER_MAGIC,
+    file::{PIPEFS_MAGIC, PROC_SUPER_MAGIC},
     network::protocol,
     policy::{Decision, access, beyond_bound, class, decide, reason, set, stronger, verdict},
     record::{Peer, Target, change, did, flags, process},
@@ -176,12 +176,18 @@ fn opened<'a>(file: &'a File, did: u32, observed: &Observed) -> Case<'a> {
         0 => access::READ,
         wanted => wanted,
     };
+    let of_other = file.sets & class::of_set(set::PROCESSES);
+    if file.fs_magic == PIPEFS_MAGIC && of_other != 0 {
+        // A pipe of a process that has not handed it over.
+        let asked = if wanted == 0 { access::READ } else { wanted };
+        return Case { path: None, classes: of_other | class::READ | class::WRITE, asked };
+    }
     if is_pathless(file, observed) {
         // Behind a stacked file system, whose own file has been judged by its path.
         return Case { path: None, classes: file.labels | class::READ | class::WRITE, asked };
     }
     let of_other = match file.fs_magic {
-        PROC_SUPER_MAGIC => file.sets & class::of_set(set::PROCESSES),
+        PROC_SUPER_MAGIC => of_other | file.sets & class::of_set(set::SENSITIVE),
         _ => 0,
     };
     Case { path: Some(file.path.as_bytes()), classes: file.labels | of_other, asked }

@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor_common::record::{Record, flags};
+use monitor_common::record::{Record, STRINGS, flags};
 
 use crate::{
-    decode::{self, DecodeError, Decoded},
+    decode::{self, DecodeError},
     enrich::{Clock, Counters, Delivered, Enricher, Merge, Source, clock},
-    event::{Event, PolicyText},
+    event::{Event, Grant, Person, PolicyText},
     kernel::{Kernel, KernelError, Rings},
     launch::Account,
     names::Answered,
@@ -79,6 +79,8 @@ pub struct Pipeline<W, A> {
     sinks: Sinks<W, A>,
     delivered: Delivered,
     events: Vec<Event>,
+    /// Findings in questions for hosts, to be answered with the next records.
+    owed: Vec<Record>,
     flushed: Instant,
     ticked: Instant,
     lag_ns: u64,
@@ -95,6 +97,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
             sinks,
             delivered: Delivered::default(),
             events: Vec::with_capacity(EVENTS + EVENTS / 4),
+            owed: Vec::new(),
             flushed: Instant::now(),
             ticked: Instant::now(),
             lag_ns: 0,
@@ -185,16 +188,28 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         self.deliver();
     }
 
-    /// A record that the kernel programs did not make.
-    pub fn told(&mut self, decoded: &Decoded<'_>) {
-        self.enricher.record(decoded, &mut self.events);
+    /// Rights for a while begin or end, see [`Enricher::grant`].
+    pub fn grant(&mut self, action: &str, by: Option<Person>, grant: Grant) {
+        let event = self.enricher.grant(action, by, grant);
+        self.events.push(event);
         self.deliver();
     }
 
     /// Questions for hosts that the agent has answered.
     pub fn resolved(&mut self, instance: u32, answers: Vec<Answered>) {
         for answered in answers {
+            let before = self.events.len();
             self.enricher.resolve(instance, answered, &mut self.events);
+            self.owed.extend(self.events[before..].iter().filter_map(respond::of_finding));
+        }
+        self.deliver();
+    }
+
+    /// Something that the kernel programs have not seen.
+    pub fn told(&mut self, record: Record, strings: [&[u8]; STRINGS]) {
+        let bytes = decode::encode(record, strings);
+        if let Ok(decoded) = decode::decode(&bytes) {
+            self.enricher.record(&decoded, &mut self.events);
         }
         self.deliver();
     }
@@ -243,6 +258,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
     }
 
     fn pass_on(&mut self, now_ns: u64, respond: &mut impl FnMut(&Record)) {
+        self.owed.drain(..).for_each(|finding| respond(&finding));
         while let Some(bytes) = self.merge.pop(now_ns) {
             if let Some(time_ns) = decode::time_ns(bytes) {
                 self.lag_ns = now_ns.saturating_sub(time_ns);
@@ -293,7 +309,7 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         }
         self.ticked = Instant::now();
         // A reader that was slow may take the rest now; alerts never wait for it.
-        let _ = self.sinks.terminal.out().flush();
+        self.sinks.terminal.push();
         self.enricher.set_clock(Clock::measure());
         self.enricher.tick(clock::boot_ns(), &mut self.events);
         self.enricher.losses(&counters()?, self.delivered, &mut self.events);

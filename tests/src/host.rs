@@ -94,6 +94,11 @@ impl<'a> Host<'a> {
         Ok(())
     }
 
+    /// The agent's process.
+    pub fn id(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("the agent does not run")?.id())
+    }
+
     /// The monitor as a command, for any verb.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.lab.folder().join("mcp-monitor"));
@@ -228,6 +233,12 @@ impl Served {
         eventually("the server has ended", || !matches!(self.child.try_wait(), Ok(None)))
             .with_context(|| format!("{} {}", self.stdout(), self.stderr()))?;
         Ok(self.child.wait()?.code().unwrap_or(-1))
+    }
+
+    /// Removes what it and its launcher have said.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_file(&self.stdout)?;
+        Ok(fs::remove_file(&self.stderr)?)
     }
 
     /// Kills the launcher.

@@ -56,6 +56,7 @@ mod browser;
 pub mod cases;
 pub mod demo;
 mod elsewhere;
+pub mod endurance;
 mod events;
 pub mod guard;
 mod host;

@@ -3,8 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,6 +64,19 @@ impl<'a> Run<'a> {
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.stdin = stdin.into();
         self
+    }
+
+    /// A file that the monitor is started with as descriptor 9.
+    pub fn left_open(mut self, file: &Path) -> Result<Self> {
+        let file = File::open(file)?;
+        // SAFETY: dup2 takes numbers, and may be called between fork and exec.
+        let leave = move || match unsafe { libc::dup2(file.as_raw_fd(), 9) } {
+            9 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        };
+        // SAFETY: the closure calls nothing else.
+        unsafe { self.command.pre_exec(leave) };
+        Ok(self)
     }
 
     /// Runs the `actor` with these arguments to its end.

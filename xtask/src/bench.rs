@@ -15,6 +15,8 @@ use crate::{build, setup};
 const FLOOD: &str = "300000";
 /// Opens a second of the throttled flood there.
 const RATE: &str = "5000";
+/// Instances that run one after another there.
+const BRIEF: &str = "500";
 const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// Where, and what.
@@ -32,7 +34,7 @@ pub struct Selection {
     /// Repetitions of everything that is compared
     #[arg(long, default_value = "9")]
     rounds: String,
-    /// Only these measurements: calls, programs, automaton, flood, start
+    /// Only these measurements: calls, programs, automaton, flood, start, agent
     only: Vec<String>,
 }
 
@@ -59,7 +61,10 @@ pub fn everywhere(selection: &Selection) -> Result<()> {
 fn on_machine(selection: &Selection, programs: &[PathBuf]) -> Result<()> {
     let image = build_image(programs, None)?;
     let words = ["bench", "--backend", "lsm", "--rounds", &selection.rounds];
-    let words = words.into_iter().chain(["--flood", FLOOD, "--rate", RATE]).map(str::to_owned);
+    let words = words
+        .into_iter()
+        .chain(["--flood", FLOOD, "--rate", RATE, "--brief", BRIEF])
+        .map(str::to_owned);
     let plan = Boot {
         name: "bench".to_owned(),
         kernel: Kernel::V6_12,

@@ -1,5 +1,5 @@
-//! Development tasks: `cargo xtask setup | build | demo | test | vm-test | vm-run | bench | check |
-//! fuzz`.
+//! Development tasks: `cargo xtask setup | build | package | demo | test | vm-test | vm-run | bench |
+//! check | fuzz`.
 //!
 //! Each command does by itself what it needs of the ones before it, so that `cargo xtask test` on
 //! a fresh clone sets up, builds and tests. Nothing here depends on the agent's crates: the tasks
@@ -17,6 +17,7 @@ mod demo;
 mod ebpf;
 mod fuzz;
 mod machine;
+mod package;
 mod real_server;
 mod results;
 mod setup;
@@ -37,6 +38,8 @@ enum Task {
     Setup,
     /// Build the kernel programs and the static target/release/mcp-monitor around them
     Build,
+    /// Make the Debian package: program, service, rules, manual pages, completions
+    Package,
     /// Show a real server at work under watch, and one that turns bad being caught
     Demo,
     /// Run all tests: unit, end to end here, end to end on every kernel of the matrix
@@ -67,6 +70,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup => setup::everything(),
         Task::Build => build::agent().map(drop),
+        Task::Package => package::deb().map(drop),
         Task::Demo => demo::show(),
         Task::Test(parts) => test::parts(parts),
         Task::VmTest(selection) => test::on_machines(&selection),

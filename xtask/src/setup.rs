@@ -16,9 +16,9 @@ use crate::workspace;
 const BPF_PACKAGES: [&str; 4] =
     ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"];
 const LLVM: &str = "/usr/lib/llvm-22";
-/// The kernels of the matrix, what builds and boots an image with them, and the resolver that
-/// tests ask.
-const MACHINE_PACKAGES: [&str; 7] = [
+/// The kernels of the matrix, what builds and boots images with them, and the resolver that tests
+/// ask.
+const MACHINE_PACKAGES: [&str; 8] = [
     "qemu-system-x86",
     "linux-image-cloud-amd64",
     "linux-image-6.12-cloud-amd64",
@@ -26,10 +26,12 @@ const MACHINE_PACKAGES: [&str; 7] = [
     "xz-utils",
     "busybox",
     "dnsmasq-base",
+    "mmdebstrap",
 ];
 /// The version that `docs/fleet.md` names.
 const DUCKDB: &str = "2.0.0";
 const BPF_LINKER: &str = "bpf-linker@0.13.0";
+const CARGO_DEB: &str = "cargo-deb@3.8.0";
 
 /// Installs whatever any task needs.
 pub fn everything() -> Result<()> {
@@ -56,10 +58,21 @@ pub fn bpf_compiler() -> Result<Toolchain> {
     Toolchain::detect().map_err(|missing| anyhow::anyhow!("{missing}"))
 }
 
+/// cargo-deb, which makes the package.
+pub fn cargo_deb() -> Result<Command> {
+    let program = workspace::target().join("tools/bin/cargo-deb");
+    if !program.is_file() {
+        run(tool(CARGO_DEB).arg("--no-default-features"))?;
+    }
+    let mut command = Command::new(program);
+    command.current_dir(workspace::root());
+    Ok(command)
+}
+
 /// QEMU, the kernels, and the tools that make their disk image.
 pub fn machines() -> Result<()> {
     if find("apt-get").is_none() {
-        let tools = ["qemu-system-x86_64", "mke2fs", "xz", "busybox", "dnsmasq"];
+        let tools = ["qemu-system-x86_64", "mke2fs", "xz", "busybox", "dnsmasq", "mmdebstrap"];
         let missing: Vec<_> = tools.into_iter().filter(|tool| find(tool).is_none()).collect();
         if missing.is_empty() {
             return Ok(());
@@ -156,6 +169,23 @@ pub fn prometheus() -> Option<PathBuf> {
     }
 }
 
+/// Where this machine gets Debian's packages from, as lines of a sources.list.
+pub fn debian_archives() -> Result<Vec<String>> {
+    let known = || -> Vec<String> {
+        let format = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)";
+        let mut list = Command::new("apt-get");
+        list.args(["indextargets", "--format", format, "Origin: Debian", "Created-By: Packages"]);
+        output(&mut list).unwrap_or_default().lines().map(str::to_owned).collect()
+    };
+    if known().is_empty() {
+        run(apt_get().arg("update"))?;
+    }
+    match known() {
+        lines if lines.is_empty() => bail!("apt knows no archive of Debian's"),
+        lines => Ok(lines),
+    }
+}
+
 /// Installs those of these Debian packages that are missing.
 fn install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages.iter().copied().filter(|name| !installed(name)).collect();
@@ -180,15 +210,20 @@ fn apt_get() -> Command {
 }
 
 fn install_linker() -> Result<()> {
-    say(format!("compiling {BPF_LINKER} into target/tools (a minute or two)"));
     let llvm = Path::new(LLVM);
-    let mut install = cargo();
-    install.args(["install", "--quiet", "--locked", BPF_LINKER]);
-    install.args(["--no-default-features", "--features", "llvm-22", "--root"]);
-    install.arg(workspace::target().join("tools"));
-    // The work is LLVM's: optimised, the linker takes three times as long to compile and links no
-    // faster.
-    install.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    let mut install = tool(BPF_LINKER);
+    install.args(["--no-default-features", "--features", "llvm-22"]);
     install.env("LLVM_PREFIX", LLVM).env("PATH", path_with(&[&llvm.join("bin")])?);
     run(&mut install)
+}
+
+/// Compiles a tool into target/tools. Not optimised, which takes three times as long: none of them
+/// is used for more than moments, or does its work itself.
+fn tool(name: &str) -> Command {
+    say(format!("compiling {name} into target/tools (a minute or two)"));
+    let mut install = cargo();
+    install.args(["install", "--quiet", "--locked", name, "--root"]);
+    install.arg(workspace::target().join("tools"));
+    install.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    install
 }

@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::command::{as_root, cargo, say};
-use crate::machine::{Boot, Kernel, boot, build_image};
+use crate::machine::{Boot, Kernel, boot, build_debian, build_image};
 use crate::results::Results;
-use crate::{build, real_server, setup, workspace};
+use crate::{build, package, real_server, setup, workspace};
 
 /// How long a machine may say nothing. Tests run the monitor several times, and every start loads
 /// all programs, which the kernel's verifier takes its time for.
@@ -23,10 +23,11 @@ const MACHINE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Behaviours of the monitor's own process: what they need of the kernel, others test on every one.
 /// In the matrix they run once with each backend: here, and on the newest kernel with lsm.
-const OF_USERSPACE: [&str; 10] = [
+const OF_USERSPACE: [&str; 11] = [
     "agent::",
     "detectors::",
     "disk::",
+    "endurance::",
     "fleet::",
     "learning::",
     "metrics::",
@@ -48,6 +49,9 @@ pub struct Selection {
     /// Only this backend: lsm or tracepoint
     #[arg(long)]
     backend: Option<String>,
+    /// Only the package, on the machine that Debian's systemd boots
+    #[arg(long, conflicts_with_all = ["kernel", "preempt_full", "backend"])]
+    systemd: bool,
     /// Only the tests whose name holds this
     filter: Option<String>,
 }
@@ -55,8 +59,10 @@ pub struct Selection {
 impl Selection {
     /// The boots and their backends, the longest first.
     fn boots(&self) -> Vec<(Boot, String)> {
-        let whole = self.kernel.is_some() || self.backend.is_some() || self.preempt_full;
-        if !whole {
+        if self.systemd {
+            return Vec::new();
+        }
+        if self.is_whole() {
             return self.matrix();
         }
         let kernels = self.kernel.map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel]);
@@ -98,6 +104,25 @@ impl Selection {
         let patience = MACHINE_PATIENCE;
         let boot = Boot { name, kernel, preempt_full, counted: false, command, patience };
         (boot, backend.to_owned())
+    }
+
+    /// Whether this is the whole matrix, but for a filter.
+    fn is_whole(&self) -> bool {
+        self.kernel.is_none() && self.backend.is_none() && !self.preempt_full && !self.systemd
+    }
+
+    /// The boot of Debian's systemd, on which the package is installed. A filter alone is meant for
+    /// the end-to-end tests.
+    fn systemd(&self) -> Option<Boot> {
+        let command = ["installed".to_owned()].into_iter().chain(self.filter.clone());
+        (self.systemd || (self.is_whole() && self.filter.is_none())).then(|| Boot {
+            name: format!("{}-systemd", Kernel::V6_12),
+            kernel: Kernel::V6_12,
+            preempt_full: false,
+            counted: false,
+            command: command.collect(),
+            patience: MACHINE_PATIENCE,
+        })
     }
 }
 
@@ -154,7 +179,7 @@ pub fn parts(parts: Parts) -> Result<()> {
 pub fn on_machines(selection: &Selection) -> Result<()> {
     setup::machines()?;
     let mut results = Results::new();
-    let programs = programs()?;
+    let programs = if selection.systemd { Vec::new() } else { programs()? };
     machines(&mut results, selection, &programs)?;
     finish(&results)
 }
@@ -249,23 +274,31 @@ fn listen(results: &mut Results, name: &str, command: &mut Command) -> Result<()
     Ok(())
 }
 
-/// Boots the selection, as many machines at a time as there are processors, and returns each
-/// run's name and backend.
+/// Boots the selection, as many machines at a time as there are processors, and returns name and
+/// backend of each run of the end-to-end tests.
 fn machines(
     results: &mut Results,
     selection: &Selection,
     programs: &[PathBuf],
 ) -> Result<Vec<(String, String)>> {
-    let image = build_image(programs, real_servers().as_deref())?;
     let boots = selection.boots();
+    let mut machines = Vec::new();
+    if !boots.is_empty() {
+        let image = build_image(programs, real_servers().as_deref())?;
+        machines.extend(boots.iter().map(|(boot, _)| (boot.clone(), image.clone())));
+    }
+    if let Some(boot) = selection.systemd() {
+        machines.push((boot, build_debian(&package::under_test()?)?));
+    }
     let next = AtomicUsize::new(0);
     let shared = Mutex::new(results);
-    let workers = thread::available_parallelism().map_or(1, |cores| cores.get().min(boots.len()));
+    let workers =
+        thread::available_parallelism().map_or(1, |cores| cores.get().min(machines.len()));
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some((what, _)) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    machine(&shared, what, &image);
+                while let Some((what, image)) = machines.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    machine(&shared, what, image);
                 }
             });
         }

@@ -1,6 +1,8 @@
 //! The agent's one configuration file. Every key has a default, so that an empty file, or none, is
 //! a working agent; keys that are not known are refused with file and line.
 
+mod text;
+
 use std::{
     fs, io,
     net::SocketAddr,

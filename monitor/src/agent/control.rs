@@ -10,6 +10,9 @@
 //! | `POST /v1/instances` | all | JSON lines: first what was begun, then its alerts |
 //! | `POST /v1/instances/N/end` | root and whose it is | the summary |
 //! | `POST /v1/reload` | root | JSON |
+//! | `POST /v1/grants` | root | JSON: a grant that is given |
+//! | `GET /v1/grants` | root | JSON: the grants in force |
+//! | `DELETE /v1/grants/N` | root | JSON: the grant that is revoked |
 //! | `GET /metrics` | all | text |
 
 use std::{
@@ -36,13 +39,14 @@ use axum::{
     extract::{Path as Parameter, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use futures_core::Stream;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixStream},
@@ -52,7 +56,7 @@ use tokio::{
 use super::{
     config::{Config, Control},
     metrics::Metrics,
-    request::{Ask, Asker, Caller, Launch, Launched, Refusal},
+    request::{Ask, Asker, Caller, Launched, Refusal},
 };
 use crate::launch::account::group_number;
 
@@ -221,6 +225,8 @@ fn router(office: Office) -> Router {
         .route("/v1/instances", post(launch))
         .route("/v1/instances/{instance}/end", post(end))
         .route("/v1/reload", post(reload))
+        .route("/v1/grants", get(grants).post(give))
+        .route("/v1/grants/{id}", delete(revoke))
         .route("/metrics", get(own_metrics))
         .fallback(nothing)
         .with_state(office)
@@ -291,18 +297,42 @@ async fn follow(
     Ok(lines_of(stream, None))
 }
 
-/// The launch that a request is about.
-async fn read_launch(body: Body) -> Result<Box<Launch>, Refusal> {
+async fn grants(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Refusal> {
+    Ok(Json(office.asker.ask(caller, Ask::Grants).await?).into_response())
+}
+
+async fn give(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let give = read(body, "grant").await?;
+    let given = office.asker.ask(caller, |reply| Ask::Give(give, reply)).await?;
+    Ok(Json(given).into_response())
+}
+
+async fn revoke(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    Parameter(id): Parameter<u32>,
+) -> Result<Response, Refusal> {
+    let revoked = office.asker.ask(caller, |reply| Ask::Revoke(id, reply)).await?;
+    Ok(Json(revoked).into_response())
+}
+
+/// The `what` that a request is about.
+async fn read<T: DeserializeOwned>(body: Body, what: &str) -> Result<Box<T>, Refusal> {
     // Whoever does not finish in time, or says too much.
     let body = tokio::time::timeout(PATIENCE, to_bytes(body, REQUEST_MAX)).await;
     let body = body.ok().and_then(Result::ok).ok_or_else(|| {
         let most = REQUEST_MAX >> 20;
         Refusal::Wrong(format!("the request did not come within {PATIENCE:?} and {most} MiB"))
     })?;
-    let launch = serde_json::from_slice(&body);
-    launch
-        .map(Box::new)
-        .map_err(|error| Refusal::Wrong(format!("the request is no launch: {error}")))
+    let read = serde_json::from_slice(&body);
+    read.map(Box::new).map_err(|error| Refusal::Wrong(format!("the request is no {what}: {error}")))
 }
 
 async fn plan(
@@ -310,7 +340,7 @@ async fn plan(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let launch = read_launch(body).await?;
+    let launch = read(body, "launch").await?;
     let plan = office.asker.ask(caller, |reply| Ask::Plan(launch, reply)).await?;
     Ok(Json(plan).into_response())
 }
@@ -320,7 +350,7 @@ async fn launch(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let launch = read_launch(body).await?;
+    let launch = read(body, "launch").await?;
     let Launched { started, told } =
         office.asker.ask(caller, |reply| Ask::Launch(launch, reply)).await?;
     let line = Line { instance: started.instance, caller, asker: office.asker };

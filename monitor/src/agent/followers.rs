@@ -122,7 +122,10 @@ impl Audience for Followers {
     }
 
     fn event(&mut self, event: &Event) {
-        let told = matches!(event.body, Body::Alert(_) | Body::Agent { .. } | Body::Loss(_));
+        let told = matches!(
+            event.body,
+            Body::Alert(_) | Body::Grant { .. } | Body::Agent { .. } | Body::Loss(_)
+        );
         match self.instances.get_mut(&event.instance) {
             Some(followed) => {
                 followed.events += 1;

@@ -48,7 +48,8 @@ impl Watch {
     pub(super) fn launch(&mut self, caller: Caller, launch: Launch) -> Result<Launched, Refusal> {
         instances::check_child(caller, launch.pid)?;
         let uid = caller.uid;
-        let loaded = instances::load(&self.search, caller, uid, &launch)?;
+        let search = self.search_of(launch.server.as_deref(), None);
+        let loaded = instances::load(&search, caller, uid, &launch)?;
         let (number, cgroup) = instances::place(|number| self.instances.contains_key(&number))?;
         cgroup.limit(&loaded.resources).map_err(|error| Refusal::Failed(error.to_string()))?;
         let tree = instances::tree(cgroup, number, self.tags.clone());
@@ -218,6 +219,7 @@ impl Watch {
                 let _ = reply.send(Ok(summary.clone()));
             }
             self.state.forget(number);
+            self.end_grants(number);
         }
         self.name_policies();
     }
@@ -255,7 +257,8 @@ impl Watch {
     fn reload_one(&mut self, number: u32) -> Result<(), Refusal> {
         let Some(instance) = self.instances.get(&number) else { return Ok(()) };
         let caller = Caller { pid: instance.launch.pid, uid: instance.uid };
-        let loaded = instances::load(&self.search, caller, instance.uid, &instance.launch)?;
+        let search = self.search_of(instance.launch.server.as_deref(), Some(number));
+        let loaded = instances::load(&search, caller, instance.uid, &instance.launch)?;
         let compiled = instances::compile(&loaded)?;
         let policy = self.veil.policy(loaded.text(self.next_policy, number));
         let same = PolicyText { policy: policy.policy, ..instance.policy.clone() } == policy;
@@ -266,9 +269,17 @@ impl Watch {
     }
 
     /// Replaces the policy of an instance, in one step.
-    fn replace(&mut self, policy: PolicyText, compiled: &Arc<Compiled>) -> Result<(), KernelError> {
+    pub(super) fn replace(
+        &mut self,
+        policy: PolicyText,
+        compiled: &Arc<Compiled>,
+    ) -> Result<(), KernelError> {
         let number = policy.instance;
-        let prepared = self.prepare(&policy, compiled)?;
+        let mut prepared = self.prepare(&policy, compiled)?;
+        let before = self.instances.get(&number).and_then(|instance| instance.names.as_ref());
+        if let (Some(names), Some(before)) = (&mut prepared.names, before) {
+            names.take_over(before, &mut self.kernel);
+        }
         // Known before the first record under it comes.
         self.pipeline.begin(policy.clone(), compiled.clone());
         self.enforce(number, &prepared)?;
@@ -286,7 +297,7 @@ impl Watch {
     }
 
     /// Leaves word for the next agent.
-    fn save(&mut self, number: u32) {
+    pub(super) fn save(&mut self, number: u32) {
         let Some(instance) = self.instances.get(&number) else { return };
         let saved = instance.saved(self.kernel.position(number).unwrap_or(u32::MAX));
         if let Err(error) = self.state.write(&saved) {
@@ -299,7 +310,7 @@ impl Watch {
     }
 
     /// The policies that headers of later segments name.
-    fn name_policies(&mut self) {
+    pub(super) fn name_policies(&mut self) {
         let policies = self.instances.values().map(|instance| instance.policy.clone()).collect();
         self.pipeline.set_policies(policies);
     }

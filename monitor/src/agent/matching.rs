@@ -152,7 +152,8 @@ impl Watch {
     fn begin_around(&mut self, process: &Process, server: &str) -> Result<u32, Refusal> {
         let launch = process.launch(server);
         let caller = Caller { pid: process.tgid, uid: process.uid };
-        let loaded = instances::load(&self.search, caller, process.uid, &launch)?;
+        let search = self.search_of(Some(server), None);
+        let loaded = instances::load(&search, caller, process.uid, &launch)?;
         let number = self.fresh_number();
         let tree = instances::scattered(number, self.tags.clone());
         let begun = Beginning { number, tree, launch, loaded, uid: process.uid };
@@ -172,12 +173,11 @@ impl Watch {
             instance: number,
             policy: instance.policy.policy,
             mode: if instance.policy.mode == "enforce" { mode::ENFORCE } else { mode::OBSERVE },
+            time_ns: clock::boot_ns(),
+            start_ns,
             ..decode::blank(kind::EXEC)
         };
-        let bytes = process.executed(start_ns, clock::boot_ns(), &record);
-        if let Ok(decoded) = decode::decode(&bytes) {
-            self.pipeline.told(&decoded);
-        }
+        process.executed(&record, |record, strings| self.pipeline.told(record, strings));
     }
 
     /// Adopts what runs already and that the rules name, with its descendants.

@@ -13,6 +13,7 @@ pub mod client;
 pub mod config;
 mod control;
 mod followers;
+mod grants;
 mod instances;
 mod lifecycle;
 mod matching;
@@ -32,6 +33,7 @@ use self::{
     config::{Backend, Config},
     control::Scraped,
     followers::Followers,
+    grants::Grants,
     instances::Instance,
     metrics::Metrics,
     state::{Saved, StateDirectory},
@@ -49,6 +51,7 @@ use crate::{
     rules::{Automaton, SearchPath},
     segment::{Header, key},
     sink::{
+        journal::Journal,
         recording::{Destination, SegmentWriter},
         stderr::Stderr,
         terminal::Terminal,
@@ -79,7 +82,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let tags = Rc::new(kernel.take_tags()?);
     let mut followers = Followers::new(metrics.clone(), state.clone(), kernel.read_before());
     let search = SearchPath::new(config.rules.directory.as_deref());
-    let (matching, table, wrong) = matching::load(&search);
+    let (matching, table, faults) = matching::load(&search);
     let adopted = adopt(&mut kernel, &state, &tags, &mut followers, table.as_ref())?;
     matching::put_in_force(&mut kernel, table.as_ref())?;
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
@@ -97,6 +100,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     }
     let (asker, inbox) = request::pair()?;
     let terminal = Terminal::new(Stderr::new(), false).with_checkpoints(true);
+    let terminal = terminal.with_journal(Journal::behind_stderr());
     let account = Account::of_root()?;
     let sinks = Sinks { recording, terminal, audience: followers, account };
     let mut pipeline = Pipeline::new(kernel.take_rings()?, enricher, sinks);
@@ -106,11 +110,15 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     for (policy, compiled) in adopted.compiled {
         pipeline.explain(policy, compiled);
     }
+    let (grants, wrong) = Grants::of_agent_before(&state);
+    if let Some(message) = wrong {
+        pipeline.agent(0, "takeover", &message);
+    }
     let blind = adopted.blind;
     for message in adopted.messages {
         pipeline.agent(0, "takeover", &message);
     }
-    for message in wrong {
+    for message in faults {
         pipeline.agent(0, "match", &message);
     }
     if let Some(blind) = blind {
@@ -139,6 +147,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         veil,
         blind,
         instances: adopted.instances,
+        grants,
         next_policy: adopted.next_policy,
         waiter,
         matching,
@@ -215,6 +224,7 @@ fn adopt(
         for saved in saved {
             state.forget(saved.policy.instance);
         }
+        state.forget_grants();
         return Ok(adopted);
     }
     adopted.recorded = state.recorded();

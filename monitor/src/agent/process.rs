@@ -9,11 +9,10 @@ use std::{
     path::PathBuf,
 };
 
-use monitor_common::record::{Record, kind};
+use monitor_common::record::{Record, STRINGS};
 
 use super::request::Launch;
 use crate::{
-    decode,
     event::Bytes,
     rules::{Bindings, Start, Traits},
 };
@@ -112,8 +111,9 @@ impl Process {
         link.unwrap_or_else(|_| PathBuf::from("/")).into_os_string().into_vec()
     }
 
-    /// The record of the exec that has made it what it is, from what is known of it now.
-    pub fn executed(&self, start_ns: u64, time_ns: u64, of: &Record) -> Vec<u8> {
+    /// Completes the record of the exec that has made it what it is, by what is known of it now, and
+    /// hands it over with its strings.
+    pub fn executed(&self, of: &Record, tell: impl FnOnce(Record, [&[u8]; STRINGS])) {
         let mut comm = [0; 16];
         let length = self.comm.len().min(comm.len() - 1);
         comm[..length].copy_from_slice(&self.comm[..length]);
@@ -122,8 +122,6 @@ impl Process {
             link.to_str()?.strip_prefix("mnt:[")?.strip_suffix(']')?.parse::<u32>().ok()
         };
         let record = Record {
-            time_ns,
-            start_ns,
             tgid: self.tgid,
             tid: self.tgid,
             ppid: self.parent,
@@ -135,8 +133,7 @@ impl Process {
         let mut argv = self.argv.join(&0);
         argv.push(0);
         argv.truncate(monitor_common::limits::ARGV_MAX);
-        debug_assert_eq!(record.kind, kind::EXEC, "an exec is told");
-        decode::encode(record, [&self.exe, b"", &self.cwd(), &argv])
+        tell(record, [&self.exe, b"", &self.cwd(), &argv]);
     }
 
     /// Whether it stands still.

@@ -14,7 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::event::Bytes;
+use crate::event::{Bytes, Grant};
 
 /// Questions that wait for the watcher.
 const WAITING_MAX: usize = 256;
@@ -75,6 +75,12 @@ pub enum Ask {
     Status(Reply<Status>),
     /// Load all rules again.
     Reload(Reply<Vec<Reloaded>>),
+    /// Give rights for a while.
+    Give(Box<Give>, Reply<Given>),
+    /// Take them away before their time.
+    Revoke(u32, Reply<Given>),
+    /// What is granted.
+    Grants(Reply<Vec<Grant>>),
     /// The latest alerts.
     Alerts(Reply<Vec<Told>>),
     /// All alerts to come.
@@ -88,7 +94,11 @@ impl Ask {
             // What the socket's thread says by itself.
             Self::Gone(_) => return None,
             _ if inside => "processes under watch get nothing from the agent",
-            Self::Reload(_) if !caller.is_root() => "only root reloads rules",
+            _ if caller.is_root() => return None,
+            Self::Reload(_) => "only root reloads rules",
+            Self::Give(..) | Self::Revoke(..) | Self::Grants(_) => {
+                "only root gives rights, and sees who was given any"
+            }
             _ => return None,
         };
         Some(Refusal::Forbidden(forbidden.to_owned()))
@@ -219,6 +229,55 @@ pub struct Reloaded {
     pub server: String,
     /// Why the old ones stay in force.
     pub error: Option<String>,
+}
+
+/// Rights to be given for a while: entries as the lists of rules have them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Give {
+    /// All instances of a server.
+    pub server: Option<String>,
+    /// One instance.
+    pub instance: Option<u32>,
+    /// For how long, in seconds.
+    pub seconds: u64,
+    /// What may be read.
+    #[serde(default)]
+    pub read: Vec<String>,
+    /// What may be changed and read.
+    #[serde(default)]
+    pub write: Vec<String>,
+    /// Members of the built-in sets that may be touched.
+    #[serde(default)]
+    pub allow_secret: Vec<String>,
+    /// What may be executed.
+    #[serde(default)]
+    pub exec: Vec<String>,
+    /// Where connections and messages may go.
+    #[serde(default)]
+    pub connect: Vec<String>,
+}
+
+impl Give {
+    /// The lists by the names that rules have for them.
+    pub fn lists(&self) -> [(&'static str, &[String]); 5] {
+        [
+            ("files.read", &self.read),
+            ("files.write", &self.write),
+            ("files.allow_secret", &self.allow_secret),
+            ("exec.allow", &self.exec),
+            ("network.connect", &self.connect),
+        ]
+    }
+}
+
+/// A grant that was given or revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Given {
+    /// The grant.
+    pub grant: Grant,
+    /// Running instances that it is about.
+    pub instances: Vec<u32>,
 }
 
 /// Why something is not done.

@@ -11,7 +11,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::request::Launch;
-use crate::{enrich::clock, event::PolicyText};
+use crate::{
+    enrich::clock,
+    event::{Grant, PolicyText},
+};
 
 /// An instance.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -29,6 +32,15 @@ pub struct Saved {
     /// Others have started it, and it has no cgroup of its own.
     #[serde(default)]
     pub is_scattered: bool,
+}
+
+/// What has been granted for a while.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct SavedGrants {
+    /// Number of the latest.
+    pub last: u32,
+    /// Those that are not over, in the order of their numbers.
+    pub given: Vec<Grant>,
 }
 
 /// The directory of the files.
@@ -81,18 +93,27 @@ impl StateDirectory {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, saved: &Saved) -> io::Result<()> {
-        let path = self.file(saved.policy.instance);
-        let new = path.with_extension("new");
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new)?;
-        let mut file = io::BufWriter::new(file);
-        serde_json::to_writer(&mut file, saved)?;
-        file.flush()?;
-        fs::rename(new, path)
+        replace(&self.file(saved.policy.instance), saved)
+    }
+
+    /// What was granted for a while.
+    ///
+    /// # Errors
+    /// When the file is none of an agent's.
+    pub fn grants(&self) -> io::Result<SavedGrants> {
+        match fs::read(self.grants_file()) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(SavedGrants::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the file of all grants.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_grants(&self, grants: &SavedGrants) -> io::Result<()> {
+        replace(&self.grants_file(), grants)
     }
 
     /// Says that an agent is at work; about once a second.
@@ -126,6 +147,16 @@ impl StateDirectory {
         Some((events.parse().ok()?, violations.parse().ok()?))
     }
 
+    /// Forgets all grants: they were of a kernel that is not there any more.
+    pub fn forget_grants(&self) {
+        // Fails when there are none.
+        let _ = fs::remove_file(self.grants_file());
+    }
+
+    fn grants_file(&self) -> PathBuf {
+        self.0.with_file_name("grants.json")
+    }
+
     fn recorded_file(&self) -> PathBuf {
         self.0.with_file_name("recorded")
     }
@@ -146,9 +177,21 @@ impl StateDirectory {
         let _ = fs::remove_dir_all(&self.0);
         let _ = fs::remove_file(self.seen());
         let _ = fs::remove_file(self.recorded_file());
+        self.forget_grants();
     }
 
     fn file(&self, instance: u32) -> PathBuf {
         self.0.join(format!("{instance}.json"))
     }
+}
+
+/// Replaces a file that only root may read.
+fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let file =
+        fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    let mut file = io::BufWriter::new(file);
+    serde_json::to_writer(&mut file, content)?;
+    file.flush()?;
+    fs::rename(new, path)
 }

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::{
     followers::Followers,
+    grants::Grants,
     instances::{self, Instance},
     matching::Matching,
     metrics::Metrics,
@@ -63,6 +64,8 @@ pub struct Watch {
     pub blind: Option<Duration>,
     /// What runs.
     pub instances: BTreeMap<u32, Instance>,
+    /// What has been granted for a while.
+    pub grants: Grants,
     /// Number of the next policy.
     pub next_policy: u32,
     /// What is waited on.
@@ -81,6 +84,7 @@ impl Watch {
         self.waiter.add(self.inbox.as_fd())?;
         self.waiter.add(self.kernel.bell())?;
         self.serve_adopted_names();
+        self.settle_grants();
         self.adopt_running();
         self.measure();
         self.until_end()?;
@@ -161,6 +165,7 @@ impl Watch {
                 instance.end(None);
             }
         }
+        self.expire_grants();
         self.notice_ends();
         self.measure();
         self.state.is_seen();
@@ -226,6 +231,9 @@ impl Watch {
             },
             Ask::Status(reply) => drop(reply.send(Ok(self.status(caller)))),
             Ask::Reload(reply) => drop(reply.send(Ok(self.reload()))),
+            Ask::Give(give, reply) => drop(reply.send(self.give(caller, &give))),
+            Ask::Revoke(id, reply) => drop(reply.send(self.revoke(caller, id))),
+            Ask::Grants(reply) => drop(reply.send(Ok(self.grants.list().to_vec()))),
             Ask::Alerts(reply) => {
                 let followers = &self.pipeline.sinks().audience;
                 let own = |told: &&Told| caller.owns(told.uid);

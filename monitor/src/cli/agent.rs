@@ -19,7 +19,7 @@ pub struct Arguments {
     /// The configuration [default: /etc/mcp-monitor/agent.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print the configuration with all its defaults, and do nothing
+    /// Print the configuration, with the defaults as comments, and do nothing
     #[arg(long, conflicts_with = "detach_all")]
     print_config: bool,
     /// End all servers that run through the agent and remove all programs and state
@@ -42,7 +42,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::read(arguments.config.as_deref())?;
     if arguments.print_config {
-        print!("{}", toml::to_string(&config)?);
+        print!("{}", config.text()?);
         return Ok(());
     }
     match arguments.detach_all {

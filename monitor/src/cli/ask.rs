@@ -9,6 +9,7 @@ use std::{
 
 use clap::Args;
 use hyper::Method;
+use serde::de::DeserializeOwned;
 
 use super::{exit, findings, finish};
 use crate::{
@@ -151,10 +152,7 @@ pub fn alerts(arguments: &AlertsArguments) -> ExitCode {
 pub fn reload(arguments: &ReloadArguments) -> ExitCode {
     finish((|| {
         let socket = arguments.agent.socket()?;
-        let results: Vec<Reloaded> = block_on(async {
-            let mut client = Client::connect(&socket).await?;
-            client.ask(Method::POST, "/v1/reload", Vec::new()).await?.json().await
-        })??;
+        let results: Vec<Reloaded> = request(&socket, Method::POST, "/v1/reload", Vec::new())?;
         let failed = results.iter().any(|result| result.error.is_some());
         if arguments.json {
             println!("{}", serde_json::to_string(&results)?);
@@ -183,10 +181,21 @@ pub fn stop(arguments: &StopArguments) -> ExitCode {
     finish(stopped)
 }
 
-fn get<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
+/// The answer of the agent to a question without a body.
+pub fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
+    request(socket, Method::GET, path, Vec::new())
+}
+
+/// The answer of the agent.
+pub fn request<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<T> {
     let answer: Result<T, ClientError> = block_on(async {
         let mut client = Client::connect(socket).await?;
-        client.ask(Method::GET, path, Vec::new()).await?.json().await
+        client.ask(method, path, body).await?.json().await
     })?;
     Ok(answer?)
 }

@@ -5,6 +5,7 @@ mod ask;
 mod check;
 mod collect;
 mod explain;
+mod grant;
 mod learn;
 mod replay;
 mod report;
@@ -17,7 +18,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Exit codes of every verb except `run`, which returns the server's own.
 pub mod exit {
@@ -45,6 +46,7 @@ enum Verb {
     Check(check::Arguments),
     Collect(collect::Arguments),
     Explain(explain::Arguments),
+    Grant(grant::Arguments),
     Learn(learn::Arguments),
     Reload(ask::ReloadArguments),
     Replay(replay::Arguments),
@@ -81,6 +83,11 @@ fn describe(error: &anyhow::Error) -> String {
     text
 }
 
+/// All verbs and options, as manual pages and completions are made of.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Parses the arguments and runs the verb.
 pub fn main() -> ExitCode {
     match Arguments::parse().verb {
@@ -89,6 +96,7 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => check::main(&arguments),
         Verb::Collect(arguments) => collect::main(&arguments),
         Verb::Explain(arguments) => explain::main(&arguments),
+        Verb::Grant(arguments) => grant::main(arguments),
         Verb::Learn(arguments) => learn::main(&arguments),
         Verb::Reload(arguments) => ask::reload(&arguments),
         Verb::Replay(arguments) => replay::main(&arguments),
@@ -97,5 +105,38 @@ pub fn main() -> ExitCode {
         Verb::Status(arguments) => ask::status(&arguments),
         Verb::Stop(arguments) => ask::stop(&arguments),
         Verb::Verify(arguments) => verify::main(&arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, ffi::OsString};
+
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::launch::LaunchError;
+
+    #[test]
+    fn every_exit_code_is_in_the_readme_and_no_other() {
+        let not_run = |errno| LaunchError::Exec { command: OsString::new(), errno }.exit_code();
+        let ours = BTreeSet::from([
+            0,
+            exit::FINDINGS,
+            exit::USAGE,
+            exit::CANNOT_RUN,
+            exit::DATA,
+            run::FAILED,
+            not_run(Errno::EACCES),
+            not_run(Errno::ENOENT),
+        ]);
+        let table = include_str!("../../../README.md").split_once("| exit code |").unwrap().1;
+        let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| "));
+        let codes = rows.filter_map(|row| row.split(" |").next());
+        let codes: BTreeSet<u8> =
+            codes.flat_map(|codes| codes.split(", ")).map(|code| code.parse().unwrap()).collect();
+        assert_eq!(codes, ours);
+        let usage = command().try_get_matches_from(["mcp-monitor", "--no-such"]).unwrap_err();
+        assert_eq!(usage.exit_code(), i32::from(exit::USAGE));
     }
 }

@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
 use ed25519_dalek::SigningKey;
+use monitor_common::record::Record;
 
 use self::watch::Run;
 use super::rule_options::is_directory;
@@ -27,7 +28,7 @@ use crate::{
     event::{PolicyText, Privacy, Veil},
     kernel::{self, Backend, Kernel, KernelError, Options},
     launch::{
-        self, Account, Cgroup, Ended, Environment, LaunchError, Program, Server, Tree,
+        self, Account, Cgroup, Ended, Environment, LaunchError, Program, Server, Tree, handed,
         signals::Signals,
     },
     names::Service,
@@ -43,7 +44,7 @@ use crate::{
 };
 
 /// Exit code of the monitor's own failures.
-const FAILED: u8 = 125;
+pub(super) const FAILED: u8 = 125;
 /// Number of the only policy of a run.
 const POLICY: u32 = 1;
 
@@ -124,6 +125,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     if !nix::unistd::geteuid().is_root() {
         return run_by_agent(arguments);
     }
+    // Before anything is opened here.
+    let handed = handed::files();
     let account = Account::of_caller()?;
     let (loaded, compiled) = load_rules(arguments, &account)?;
     check_privileges()?;
@@ -180,7 +183,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let terminal = terminal.with_checkpoints(!io::stderr().is_terminal());
     let sinks = Sinks { recording, terminal, audience: Summary::default(), account };
     let mut pipeline = Pipeline::new(rings, enricher, sinks);
-    pipeline.explain(POLICY, compiled);
+    pipeline.explain(POLICY, compiled.clone());
+    for file in &handed {
+        if let Some((record, path)) = file.record(&compiled, server.pid().as_raw() as u32) {
+            pipeline.told(Record { instance, policy: POLICY, ..record }, [path, &[], &[], &[]]);
+        }
+    }
     if let Some(message) = environment.message() {
         pipeline.agent(instance, "environment", &message);
     }

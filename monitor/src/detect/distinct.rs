@@ -1,4 +1,5 @@
-//! How many different things were seen within a window: the one counter of all detectors.
+//! How many different things were seen within a window, or what they weigh: the one counter of all
+//! detectors.
 //!
 //! Bounded by its limit: it speaks when the count reaches it, forgets, and is silent for one window,
 //! so that what goes on for hours makes one finding a window. Something that is seen again while it
@@ -30,6 +31,8 @@ pub struct Moment {
 pub struct Run {
     /// Different things within the window.
     pub count: u64,
+    /// What they weigh together: `count`, where nothing else is said.
+    pub weight: u64,
     /// The first of them.
     pub first: Moment,
     /// The last.
@@ -45,7 +48,8 @@ pub struct Distinct {
     window_ns: u64,
     seen: HashSet<u64>,
     /// What counts, oldest first.
-    order: VecDeque<(Moment, u64)>,
+    order: VecDeque<Counted>,
+    weight: usize,
     samples: VecDeque<(u64, Bytes)>,
     added: usize,
     /// The latest time seen: events may come late, time does not go back.
@@ -53,14 +57,22 @@ pub struct Distinct {
     silent_until_ns: u64,
 }
 
+#[derive(Debug)]
+struct Counted {
+    at: Moment,
+    key: u64,
+    weight: u32,
+}
+
 impl Distinct {
-    /// Speaks at `limit` different things within `window_ns`; never when `limit` is 0.
+    /// Speaks at a weight of `limit`, which is so many different things, within `window_ns`; never when `limit` is 0.
     pub fn new(limit: u64, window_ns: u64) -> Self {
         Self {
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             window_ns,
             seen: HashSet::new(),
             order: VecDeque::new(),
+            weight: 0,
             samples: VecDeque::new(),
             added: 0,
             now_ns: 0,
@@ -70,8 +82,19 @@ impl Distinct {
 
     /// Counts a thing, and tells of the window when that makes the limit.
     pub fn add(&mut self, at: Moment, key: u64, sample: impl FnOnce() -> Bytes) -> Option<Run> {
-        self.note(at, key, sample);
-        if self.limit == 0 || self.order.len() < self.limit {
+        self.weigh(at, key, 1, sample)
+    }
+
+    /// [`Distinct::add`] of a thing that weighs more than another.
+    pub fn weigh(
+        &mut self,
+        at: Moment,
+        key: u64,
+        weight: u32,
+        sample: impl FnOnce() -> Bytes,
+    ) -> Option<Run> {
+        self.put(Counted { at, key, weight }, sample);
+        if self.limit == 0 || self.weight < self.limit {
             return None;
         }
         self.take()
@@ -79,19 +102,26 @@ impl Distinct {
 
     /// Counts a thing for evidence alone: beyond the limit the oldest is forgotten.
     pub fn note(&mut self, at: Moment, key: u64, sample: impl FnOnce() -> Bytes) {
-        self.now_ns = self.now_ns.max(at.boot_ns);
+        self.put(Counted { at, key, weight: 1 }, sample);
+    }
+
+    fn put(&mut self, counted: Counted, sample: impl FnOnce() -> Bytes) {
+        self.now(counted.at);
         if self.limit == 0 || self.now_ns < self.silent_until_ns {
             return;
         }
         self.expire();
-        if !self.seen.insert(key) {
+        if !self.seen.insert(counted.key) {
             return;
         }
-        if self.order.len() >= self.limit {
+        if self.weight >= self.limit {
             self.drop_oldest();
         }
-        self.order.push_back((at, key));
-        if self.added.is_multiple_of((self.limit / SAMPLES_MAX).max(1)) {
+        let weight = counted.weight as usize;
+        self.order.push_back(counted);
+        self.weight += weight;
+        let step = (self.limit / SAMPLES_MAX).max(1);
+        if self.added.next_multiple_of(step) < self.added + weight {
             if self.samples.len() == SAMPLES_MAX {
                 self.samples.pop_front();
             }
@@ -101,7 +131,7 @@ impl Distinct {
             }
             self.samples.push_back((self.now_ns, sample));
         }
-        self.added += 1;
+        self.added += weight;
     }
 
     /// What counts now, and silence for a window; `None` while it is silent.
@@ -111,13 +141,14 @@ impl Distinct {
         }
         let run = Run {
             count: self.order.len() as u64,
-            first: self.order.front().map(|(at, _)| *at).unwrap_or_default(),
-            last: self.order.back().map(|(at, _)| *at).unwrap_or_default(),
+            weight: self.weight as u64,
+            first: self.order.front().map(|counted| counted.at).unwrap_or_default(),
+            last: self.order.back().map(|counted| counted.at).unwrap_or_default(),
             samples: self.samples.drain(..).map(|(_, sample)| sample).collect(),
         };
         self.silent_until_ns = self.now_ns.saturating_add(self.window_ns);
         (self.seen, self.order, self.samples) = Default::default();
-        self.added = 0;
+        (self.weight, self.added) = (0, 0);
         Some(run)
     }
 
@@ -128,7 +159,7 @@ impl Distinct {
 
     fn expire(&mut self) {
         let is_over = |boot_ns: u64| boot_ns.saturating_add(self.window_ns) <= self.now_ns;
-        let over = self.order.iter().take_while(|(at, _)| is_over(at.boot_ns)).count();
+        let over = self.order.iter().take_while(|counted| is_over(counted.at.boot_ns)).count();
         while self.samples.front().is_some_and(|(boot_ns, _)| is_over(*boot_ns)) {
             self.samples.pop_front();
         }
@@ -136,9 +167,17 @@ impl Distinct {
     }
 
     fn drop_oldest(&mut self) {
-        if let Some((_, key)) = self.order.pop_front() {
+        if let Some(Counted { key, weight, .. }) = self.order.pop_front() {
             self.seen.remove(&key);
+            self.weight -= weight as usize;
         }
+    }
+
+    /// What counts at a time weighs.
+    pub fn weight(&mut self, at: Moment) -> usize {
+        self.now(at);
+        self.expire();
+        self.weight
     }
 
     /// Bytes that it holds.
@@ -147,7 +186,7 @@ impl Distinct {
         let samples = self.samples.iter().map(|(_, sample)| sample.as_bytes().len() + 32);
         // A byte of control beside each key, and no more than 7 of 8 places are used.
         self.seen.capacity() * 9 * 8 / 7
-            + self.order.capacity() * size_of::<(Moment, u64)>()
+            + self.order.capacity() * size_of::<Counted>()
             + samples.sum::<usize>()
     }
 }
@@ -226,9 +265,21 @@ mod tests {
             distinct.note(at(number), number, || long.as_slice().into());
         }
         let samples = SAMPLES_MAX * (SAMPLE_BYTES_MAX + 32);
-        assert!(distinct.bytes() <= limit as usize * 64 + samples, "{}", distinct.bytes());
+        assert!(distinct.bytes() <= limit as usize * 72 + samples, "{}", distinct.bytes());
         let run = distinct.take().unwrap();
         assert_eq!((run.count, run.samples.len()), (limit, SAMPLES_MAX));
+    }
+
+    #[test]
+    fn a_thing_counts_with_its_weight_and_no_longer_than_the_window() {
+        let mut distinct = Distinct::new(100, WINDOW_NS);
+        let mut weigh =
+            |boot_ns, key, weight| distinct.weigh(at(boot_ns), key, weight, Bytes::default);
+        assert_eq!(weigh(0, 1, 60), None);
+        assert_eq!(weigh(1, 1, 60), None, "the same thing");
+        assert_eq!(weigh(WINDOW_NS, 2, 60), None, "the first is over");
+        let run = weigh(WINDOW_NS + 1, 3, 60).unwrap();
+        assert_eq!((run.count, run.weight, run.samples.len()), (2, 120, 2));
     }
 
     #[test]

@@ -6,13 +6,14 @@
 //! | a member of `secrets` | anything is sent |
 //! | unusual breadth: a finding of `mass_read` | anything is sent |
 //! | a member of `sensitive` | something is sent to where no rule allows it: honest servers read `.env` and call their service |
-//! | the environment or memory of another process | the same process sends: `ps` reads them all |
+//! | the environment, memory or arguments of another process | the same process sends: `ps` reads them all |
 //!
 //! What `allow_secret` names, and what a set with verdict `allow` holds, is no secret here.
 
 use std::collections::VecDeque;
 
 use monitor_common::{
+    file::PROC_SUPER_MAGIC,
     policy::{class, detector, set},
     record::{did, process},
 };
@@ -23,7 +24,7 @@ use crate::{
     event::{Body, Bytes, Contact, File, Process},
 };
 
-/// Reads that are remembered, of very many the latest.
+/// Reads that are remembered; of very many the latest, and secrets before the rest.
 const READS_MAX: usize = 8;
 /// Time without a further finding; reads are gathered meanwhile.
 const SILENCE_NS: u64 = 60_000_000_000;
@@ -89,9 +90,10 @@ impl Exfiltration {
             return;
         }
         let is_in = |set: usize| file.sets & class::of_set(set) != 0;
+        let of_process = file.fs_magic == PROC_SUPER_MAGIC;
         let kind = if is_in(set::SECRETS) {
             Kind::Secret
-        } else if is_in(set::PROCESSES) {
+        } else if is_in(set::PROCESSES) || of_process && is_in(set::SENSITIVE) {
             Kind::Process(process.tgid, process.start_ns)
         } else if is_in(set::SENSITIVE) {
             Kind::Sensitive
@@ -105,7 +107,11 @@ impl Exfiltration {
         let same = |known: &Read| known.kind == read.kind && known.what == read.what;
         self.reads.retain(|known| !same(known));
         if self.reads.len() == READS_MAX {
-            self.reads.pop_front();
+            let least = self.reads.iter().position(|known| known.kind != Kind::Secret);
+            if least.is_none() && read.kind != Kind::Secret {
+                return;
+            }
+            self.reads.remove(least.unwrap_or(0));
         }
         self.reads.push_back(read);
     }
@@ -161,6 +167,7 @@ fn found(at: Moment, reads: VecDeque<Read>, contact: &Contact, window_ns: u64) -
         answered: None,
         run: Run {
             count: reads.len() as u64,
+            weight: reads.len() as u64,
             first: reads.front().map(|read| read.at).unwrap_or_default(),
             last: at,
             samples: reads.into_iter().map(|read| read.what).collect(),

@@ -63,6 +63,8 @@ pub static PARAMETERS: [Parameter; parameter::COUNT] = [
     count("connect_burst", "ports", 20),
     window("connect_burst", MINUTE),
     window("exfiltration", 10 * MINUTE),
+    count("dns_burst", "bytes", 1000),
+    window("dns_burst", MINUTE),
 ];
 
 /// Numbers of the [`PARAMETERS`].
@@ -81,8 +83,10 @@ pub mod parameter {
     pub const CONNECT_BURST_PORTS: usize = 10;
     pub const CONNECT_BURST_WINDOW: usize = 11;
     pub const EXFILTRATION_WINDOW: usize = 12;
+    pub const DNS_BURST_BYTES: usize = 13;
+    pub const DNS_BURST_WINDOW: usize = 14;
     /// How many there are.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 15;
 }
 
 /// The limits of one policy.
@@ -207,6 +211,7 @@ mod tests {
         assert_eq!(at(parameter::EXEC_BURST_MAX), ("exec_burst", "max"));
         assert_eq!(at(parameter::CONNECT_BURST_PORTS), ("connect_burst", "ports"));
         assert_eq!(at(parameter::EXFILTRATION_WINDOW), ("exfiltration", "window"));
+        assert_eq!(at(parameter::DNS_BURST_BYTES), ("dns_burst", "bytes"));
     }
 
     #[test]

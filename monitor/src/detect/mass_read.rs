@@ -44,7 +44,7 @@ impl MassRead {
                 count: limits.values[parameter::MASS_READ_FILES],
                 first: if run.count == 0 { seen.at } else { run.first },
                 last: seen.at,
-                samples: run.samples,
+                ..run
             });
             let found = run.map(|run| fast(run, &file.path, limits, Some(violation.clone())));
             return found.into_iter().collect();

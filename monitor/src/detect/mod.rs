@@ -10,6 +10,7 @@
 
 mod connect_burst;
 mod distinct;
+mod dns_burst;
 mod exec_burst;
 mod exfiltration;
 mod limits;
@@ -22,7 +23,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use monitor_common::{file, policy::detector, record::did};
 
-use crate::event::{Bytes, Event, File, Violation};
+use crate::event::{Body, Bytes, Event, File, Violation};
 
 pub use distinct::{Moment, Run};
 pub use limits::{
@@ -31,8 +32,8 @@ pub use limits::{
 };
 
 /// Version of what is counted and how: recordings name it, so that those made before detectors
-/// replay as they were.
-pub const GENERATION: u32 = 1;
+/// replay as they were. 2: `dns_burst`.
+pub const GENERATION: u32 = 2;
 
 /// Instances whose state is kept; beyond them that of the one that was quiet longest is given up.
 const INSTANCES_MAX: usize = 1024;
@@ -86,6 +87,7 @@ struct Instance {
     mass_write: mass_write::MassWrite,
     exec_burst: exec_burst::ExecBurst,
     connect_burst: connect_burst::ConnectBurst,
+    dns_burst: dns_burst::DnsBurst,
     exfiltration: exfiltration::Exfiltration,
 }
 
@@ -112,13 +114,16 @@ impl Detectors {
 
     /// The limits that an event is counted by.
     pub fn limits_of(&self, event: &Event) -> Option<&Limits> {
-        self.limits.get(&event.observed.as_ref()?.policy).map(AsRef::as_ref)
+        self.limits.get(&event.policy()).map(AsRef::as_ref)
     }
 
     /// Takes an event; `is_runtime` tells whether a path of it is one of the runtime's own.
     pub fn observe(&mut self, event: &Event, is_runtime: &dyn Fn(&Bytes) -> bool) -> Vec<Found> {
-        let Some(observed) = &event.observed else { return Vec::new() };
-        let Some(instance) = self.instance(event, observed.policy) else { return Vec::new() };
+        // A question is known to come from the tree, not from whom.
+        if event.observed.is_none() && !matches!(event.body, Body::Resolve(_)) {
+            return Vec::new();
+        }
+        let Some(instance) = self.instance(event, event.policy()) else { return Vec::new() };
         let refused = event.violation.as_ref().is_some_and(|it| it.is_refused());
         let at = Moment { seq: event.seq, boot_ns: event.boot_ns };
         instance.observe(&Seen { event, at, is_runtime, done: !refused })
@@ -157,6 +162,7 @@ impl Instance {
             mass_write: mass_write::MassWrite::new(&limits),
             exec_burst: exec_burst::ExecBurst::new(&limits),
             connect_burst: connect_burst::ConnectBurst::new(&limits),
+            dns_burst: dns_burst::DnsBurst::new(),
             exfiltration: exfiltration::Exfiltration::new(&limits),
             limits,
         }
@@ -182,6 +188,9 @@ impl Instance {
         if self.limits.wants(detector::CONNECT_BURST) {
             found.extend(self.connect_burst.observe(seen, &self.limits));
         }
+        if self.limits.wants(detector::DNS_BURST) {
+            found.extend(self.dns_burst.observe(seen, &self.limits));
+        }
         found
     }
 
@@ -192,6 +201,7 @@ impl Instance {
             + self.mass_write.bytes()
             + self.exec_burst.bytes()
             + self.connect_burst.bytes()
+            + self.dns_burst.bytes()
             + self.exfiltration.bytes()
     }
 }

@@ -7,7 +7,7 @@ use monitor_common::{
 };
 
 use super::*;
-use crate::event::{Body, Category, Contact, Enforced, Exec, tests::sample};
+use crate::event::{Body, Category, Contact, Enforced, Exec, Resolve, tests::sample};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
@@ -66,6 +66,18 @@ impl Tree {
 
     fn connect(&mut self, address: [u8; 4], port: u16) {
         self.event(Body::Connect(contact(address, port)), None);
+    }
+
+    /// A question that a resolver has answered, as no process's.
+    fn ask(&mut self, name: &str) {
+        self.resolve(Resolve { name: name.to_owned(), bytes: 100, ..Resolve::default() });
+    }
+
+    fn resolve(&mut self, resolve: Resolve) {
+        self.seq += 1;
+        let body = Body::Resolve(Box::new(Resolve { policy: 3, ..resolve }));
+        let event = Event::of_monitor(self.seq, self.now_ns, self.now_ns, body);
+        self.found.extend(self.detectors.observe(&Event { instance: 1, ..event }, &|_| false));
     }
 
     fn names(&self) -> Vec<&'static str> {
@@ -355,6 +367,72 @@ fn environments_count_when_the_process_that_read_them_sends_and_ps_does_not() {
 }
 
 #[test]
+fn sensitive_reads_do_not_crowd_a_secret_out() {
+    let mut tree = Tree::new();
+    tree.open("/home/u/.ssh/id", did::READ, SECRETS);
+    (0..100).for_each(|number| tree.open(&format!("/srv/{number}/.env"), did::READ, SENSITIVE));
+    tree.connect([93, 184, 216, 34], 443);
+    assert_eq!(tree.names(), ["exfiltration"]);
+}
+
+#[test]
+fn a_key_carried_away_in_names_is_a_dns_burst() {
+    let mut tree = Tree::new();
+    for number in 0..8 {
+        tree.ask(&format!("{number}{}.{}.t.example.com", "k".repeat(62), "y".repeat(63)));
+    }
+    assert_eq!(tree.names(), ["dns_burst"]);
+    let found = &tree.found[0];
+    assert_eq!(
+        found.deed,
+        "has asked for 8 names beneath example.com that hold 1032 bytes within 0.000 s"
+    );
+    assert_eq!((found.limit, found.evidence.as_slice()), (1000, [1, 8].as_slice()));
+    assert_eq!(found.run.samples.len(), 8);
+    let mut tree = Tree::new();
+    (0..63).for_each(|number| tree.ask(&format!("{number}.example.com")));
+    assert_eq!(tree.names(), ["dns_burst"], "a little in each");
+}
+
+#[test]
+fn the_names_of_a_busy_browser_are_no_dns_burst() {
+    let mut tree = Tree::new();
+    for round in 0..20 {
+        for number in 0..40 {
+            tree.ask(&format!("www.site{number}.example"));
+            tree.ask(&format!("cdn{}.example.net", number));
+            tree.ask("example.com");
+        }
+        tree.now_ns += u64::from(round % 2 == 0) * 10 * SECOND;
+    }
+    assert_eq!(tree.names(), [""; 0]);
+}
+
+#[test]
+fn questions_that_were_refused_told_nobody() {
+    let mut tree = Tree::new();
+    let question = |number: u32, rcode: &str| Resolve {
+        name: format!("{number}.example.com"),
+        rcode: rcode.to_owned(),
+        ..Resolve::default()
+    };
+    (0..500).for_each(|number| tree.resolve(question(number, "REFUSED")));
+    assert_eq!(tree.names(), [""; 0]);
+    (0..500).for_each(|number| tree.resolve(question(number, crate::names::TIMEOUT)));
+    assert_eq!(tree.names(), ["dns_burst"], "the resolver may have asked on");
+}
+
+#[test]
+fn a_domain_of_which_much_was_asked_is_not_crowded_out() {
+    let mut tree = Tree::new();
+    for number in 0..70 {
+        tree.ask(&format!("{number}.example.com"));
+        (0..20).for_each(|other| tree.ask(&format!("a.b{number}x{other}.test")));
+    }
+    assert_eq!(tree.names(), ["dns_burst"]);
+}
+
+#[test]
 fn a_detector_with_verdict_allow_is_off() {
     let mut tree =
         Tree::under(Limits { verdicts: [verdict::ALLOW; detector::COUNT], ..Limits::default() });
@@ -363,6 +441,7 @@ fn a_detector_with_verdict_allow_is_off() {
         tree.change(change::UNLINK, &format!("/srv/{number}"), "");
         tree.event(exec("/bin/true"), None);
         tree.connect([10, 0, 0, 1], number + 1);
+        tree.ask(&format!("{number}.example.com"));
         tree.open("/home/u/.ssh/id", did::READ, SECRETS);
     }
     assert_eq!(tree.names(), [""; 0]);
@@ -405,6 +484,7 @@ fn a_fork_bomb_a_million_files_and_a_million_addresses_do_not_grow_the_state() {
         tree.open(&format!("/home/u/.ssh/{long}/{number}"), did::READ, SECRETS);
         tree.connect(number.to_be_bytes(), number as u16 | 1);
         tree.connect([10, 0, (number >> 8) as u8, number as u8], number as u16 | 1);
+        tree.ask(&format!("{}.{number}.{}.{}.test", &long[..60], &long[..60], number % 1000));
         tree.now_ns += MS;
         tree.found.clear();
         if number.is_multiple_of(1000) {

@@ -8,8 +8,9 @@ use std::{
 };
 
 use monitor_common::{
+    file::PIPEFS_MAGIC,
     policy::{Decision, access, detector, reason, set, verdict},
-    record::{change, did, enforced, process as reach},
+    record::{change, did, enforced, flags, process as reach},
 };
 
 use super::table::Table;
@@ -164,8 +165,8 @@ fn key(event: &Event, violation: &Violation) -> Key {
     }
 }
 
-/// What makes deeds of a program the same. The environments of many processes are one: a single
-/// `ps` opens them all.
+/// What makes deeds of a program the same. Environments and arguments of many processes are one: a
+/// single `ps` opens them all.
 fn deed_subject(event: &Event, violation: &Violation) -> Bytes {
     match violation.category {
         Category::EnvSecret => Bytes::default(),
@@ -198,22 +199,21 @@ pub(super) fn of_finding(event: &Event, found: Found, limits: &Limits, table: &T
         _ => String::new(),
     };
     let observed = event.observed.as_ref();
-    let why = observed.map(|Observed { process, .. }| {
-        format!(
-            "{} ({}) {}: limit {}{place}; {}",
-            Shown(name(process)),
-            process.tgid,
-            found.deed,
-            limits.text(found.table),
-            outcome(&violation),
-        )
-    });
+    let who = observed
+        .map(|Observed { process, .. }| format!("{} ({})", Shown(name(process)), process.tgid));
+    let why = format!(
+        "{} {}: limit {}{place}; {}",
+        who.as_deref().unwrap_or("the server"),
+        found.deed,
+        limits.text(found.table),
+        outcome(&violation),
+    );
     let Found { window_ns, limit, run, subject, mut evidence, .. } = found;
     evidence.dedup();
     let alert = Alert {
         event: event.kind().to_owned(),
         subject,
-        why: why.unwrap_or_default(),
+        why,
         count: run.count,
         ancestry: observed.map(|observed| table.chain(&observed.process)).unwrap_or_default(),
         evidence,
@@ -254,7 +254,7 @@ fn access_of(detector: usize) -> u8 {
     match detector {
         detector::MASS_WRITE => access::WRITE,
         detector::EXEC_BURST => access::EXEC,
-        detector::CONNECT_BURST | detector::EXFILTRATION => access::CONNECT,
+        detector::CONNECT_BURST | detector::EXFILTRATION | detector::DNS_BURST => access::CONNECT,
         _ => access::READ,
     }
 }
@@ -263,6 +263,7 @@ fn access_of(detector: usize) -> u8 {
 pub(crate) fn subject(body: &Body) -> Bytes {
     match body {
         Body::Exec(exec) => exec.file.path.clone(),
+        Body::Open { file, .. } if file.fs_magic == PIPEFS_MAGIC => "pipe".into(),
         Body::Open { file, .. }
         | Body::Change { file, .. }
         | Body::Mount { file, .. }
@@ -313,7 +314,11 @@ fn why(event: &Event) -> String {
         deed(&event.body),
         object(&event.body),
         ground(violation),
-        outcome(violation),
+        match &event.body {
+            // Left open for the server by whoever started it.
+            Body::Process { .. } if observed.flags & flags::CHECK != 0 => "closed before it began",
+            _ => outcome(violation),
+        },
     )
 }
 

@@ -29,8 +29,8 @@ use crate::{
     decode::Decoded,
     detect::Detectors,
     event::{
-        Body, Bytes, Category, Enforced, Event, Known, Observed, PolicyText, Process, Resolve,
-        Veil, Violation,
+        Body, Bytes, Category, Enforced, Event, Grant, Known, Observed, Person, PolicyText,
+        Process, Resolve, Veil, Violation,
     },
     judge::{self, Explain},
     names::Answered,
@@ -158,6 +158,7 @@ impl Enricher {
             let hosts = self.hosts.entry(instance).or_default();
             hosts.learn(&resolve, naming.standing == Standing::Named, boot_ns);
         }
+        let rules = self.policies.get(&resolve.policy).cloned();
         let (seq, time_ns) = (self.take_seq(), self.clock.wall_ns(boot_ns));
         let event = Event {
             server: self.server(instance),
@@ -165,7 +166,7 @@ impl Enricher {
             violation: violation.map(Box::new),
             ..Event::of_monitor(seq, boot_ns, time_ns, Body::Resolve(Box::new(resolve)))
         };
-        self.follow(event, None, None, out);
+        self.follow(event, rules.as_deref(), None, out);
     }
 
     fn naming_violation(&self, resolve: &Resolve, naming: &Naming, mode: u8) -> Option<Violation> {
@@ -192,7 +193,7 @@ impl Enricher {
     pub fn replay(&mut self, event: Event, rules: Option<&dyn Explain>, out: &mut Vec<Event>) {
         self.tick(event.boot_ns, out);
         self.go_on_at(event.seq.saturating_add(1));
-        let policy = event.observed.as_ref().map_or(0, |observed| observed.policy);
+        let policy = event.policy();
         if let Some(rules) = rules
             && !self.detectors.knows(policy)
             && let Some(limits) = rules.limits()
@@ -292,6 +293,13 @@ impl Enricher {
         event.instance = instance;
         event.server = self.server(instance);
         event
+    }
+
+    /// An event about rights for a while: `action` and `by` as in [`Body::Grant`].
+    pub fn grant(&mut self, action: &str, by: Option<Person>, grant: Grant) -> Event {
+        let (instance, server) = (grant.instance.unwrap_or(0), grant.server.as_str().into());
+        let body = Body::Grant { action: action.to_owned(), by, grant: Box::new(grant) };
+        Event { instance, server, ..self.own(body) }
     }
 
     /// An event about a policy: `action` is `install` or `retire`. The policies of the start

@@ -6,6 +6,7 @@
 //! [`Bytes`], whose text form is lossless.
 
 mod bytes;
+mod grant;
 mod names;
 mod privacy;
 mod read;
@@ -27,6 +28,7 @@ use monitor_common::{
 };
 
 pub use bytes::{Bytes, Shown, TextError, printable};
+pub use grant::{Grant, Person};
 pub use names::{Category, Enforced, family_name, protocol_name};
 pub use privacy::{Privacy, Veil};
 pub use read::{ParseError, Parser};
@@ -181,6 +183,16 @@ pub enum Body {
         action: String,
         /// The policy.
         policy: Box<PolicyText>,
+    },
+    /// Rights for a while were given or ended; the `policy` events beside it carry what that means
+    /// for verdicts.
+    Grant {
+        /// `give`, `revoke`, `expire`, or `end` with its instance.
+        action: String,
+        /// Who did it, unless it ended by itself.
+        by: Option<Person>,
+        /// The grant.
+        grant: Box<Grant>,
     },
     /// Something about the agent itself.
     Agent {
@@ -504,6 +516,15 @@ impl Event {
         }
     }
 
+    /// Number of the policy that it is under, 0 when there is none.
+    pub fn policy(&self) -> u32 {
+        match (&self.observed, &self.body) {
+            (Some(observed), _) => observed.policy,
+            (None, Body::Resolve(resolve)) => resolve.policy,
+            _ => 0,
+        }
+    }
+
     /// Name of the type, as in the line.
     pub fn kind(&self) -> &'static str {
         match &self.body {
@@ -525,6 +546,7 @@ impl Event {
             Body::Namespace => "namespace",
             Body::Resolve(_) => "resolve",
             Body::Policy { .. } => "policy",
+            Body::Grant { .. } => "grant",
             Body::Agent { .. } => "agent",
             Body::Loss(_) => "loss",
             Body::Alert(_) => "alert",

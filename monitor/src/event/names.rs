@@ -1,6 +1,7 @@
 //! Numbers of the kernel and of the records, and the words for them in the lines.
 
 use monitor_common::{
+    file::{PIPEFS_MAGIC, PROC_SUPER_MAGIC},
     policy::{Decision, class, detector, reason, set},
     record::{enforced, flags, process},
 };
@@ -26,7 +27,7 @@ pub enum Category {
     Secret,
     /// A member of the `sensitive` set.
     Sensitive,
-    /// Another process's environment or memory, through a file.
+    /// Another process's environment, memory or arguments, through a file.
     EnvSecret,
     /// A place that outlives the server.
     Persistence,
@@ -48,13 +49,15 @@ pub enum Category {
     ConnectBurst,
     /// Something secret read, then something sent.
     Exfiltration,
+    /// Data carried away in questions for names.
+    DnsBurst,
     /// Asking for a host outside the rules.
     Resolve,
     /// A host name that leads to a private address.
     Rebinding,
 }
 
-const CATEGORIES: [(Category, &str); 21] = [
+const CATEGORIES: [(Category, &str); 22] = [
     (Category::FileRead, "file_read"),
     (Category::FileWrite, "file_write"),
     (Category::Exec, "exec"),
@@ -74,6 +77,7 @@ const CATEGORIES: [(Category, &str); 21] = [
     (Category::ExecBurst, "exec_burst"),
     (Category::ConnectBurst, "connect_burst"),
     (Category::Exfiltration, "exfiltration"),
+    (Category::DnsBurst, "dns_burst"),
     (Category::Resolve, "resolve"),
     (Category::Rebinding, "rebinding"),
 ];
@@ -122,6 +126,7 @@ impl Category {
             detector::EXEC_BURST => Self::ExecBurst,
             detector::CONNECT_BURST => Self::ConnectBurst,
             detector::ENV_SECRET => Self::EnvSecret,
+            detector::DNS_BURST => Self::DnsBurst,
             _ => Self::Exfiltration,
         }
     }
@@ -129,10 +134,15 @@ impl Category {
     fn of_set(set: usize, body: &Body) -> Self {
         match set {
             set::SECRETS => Self::Secret,
-            set::SENSITIVE => Self::Sensitive,
+            set::SENSITIVE => match body {
+                // Arguments of a process outside the tree.
+                Body::Open { file, .. } if file.fs_magic == PROC_SUPER_MAGIC => Self::EnvSecret,
+                _ => Self::Sensitive,
+            },
             set::PERSISTENCE => Self::Persistence,
             set::MCP_CONFIG => Self::McpConfig,
             set::PROCESSES => match body {
+                Body::Open { file, .. } if file.fs_magic == PIPEFS_MAGIC => Self::Process,
                 Body::Open { .. } => Self::EnvSecret,
                 Body::Process { op, .. } if *op == process::MEMORY => Self::EnvSecret,
                 _ => Self::Process,
@@ -322,6 +332,11 @@ mod tests {
         decision.set = set::PROCESSES as u8;
         assert_eq!(Category::of(&open, decision), Category::EnvSecret);
         assert_eq!(Category::of(&Body::IoUring, decision), Category::Process);
+        decision.set = set::SENSITIVE as u8;
+        assert_eq!(Category::of(&open, decision), Category::Sensitive);
+        let Body::Open { access, mut file } = open else { unreachable!() };
+        file.fs_magic = PROC_SUPER_MAGIC;
+        assert_eq!(Category::of(&Body::Open { access, file }, decision), Category::EnvSecret);
     }
 
     #[test]

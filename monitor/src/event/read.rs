@@ -13,8 +13,9 @@ use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
 use super::{
-    Alert, Ancestor, Body, Bytes, Category, Contact, Enforced, Event, Exec, File, Finding, Image,
-    Loss, Observed, PolicyText, Process, Resolve, Rule, VERSION, Violation, names, time,
+    Alert, Ancestor, Body, Bytes, Category, Contact, Enforced, Event, Exec, File, Finding, Grant,
+    Image, Loss, Observed, Person, PolicyText, Process, Resolve, Rule, VERSION, Violation, names,
+    time,
 };
 
 /// Why a line is not an event.
@@ -168,6 +169,8 @@ struct Line<'a> {
     action: Option<String>,
     message: Option<String>,
     rules: Option<Box<PolicyText>>,
+    by: Option<Person>,
+    grant: Option<Box<Grant>>,
     ring: Option<String>,
     count: Option<u64>,
     first_seq: Option<u64>,
@@ -373,18 +376,24 @@ impl Line<'_> {
             "namespace" => Body::Namespace,
             "bpf" => Body::Bpf { command: self.need(self.command, "command")? },
             "resolve" => Body::Resolve(Box::new(self.resolve()?)),
-            "policy" | "agent" | "loss" | "alert" => self.own()?,
+            "policy" | "grant" | "agent" | "loss" | "alert" => self.own()?,
             other => return Err(ParseError::Type(other.to_owned())),
         })
     }
 
     /// Bodies of events that do not come from the kernel.
     fn own(&mut self) -> Result<Body, ParseError> {
-        let (action, message, rules) = (self.action.take(), self.message.take(), self.rules.take());
+        let (action, message) = (self.action.take(), self.message.take());
+        let (rules, grant) = (self.rules.take(), self.grant.take());
         Ok(match &*self.kind.0 {
             "policy" => Body::Policy {
                 action: self.need(action, "action")?,
                 policy: self.need(rules, "rules")?,
+            },
+            "grant" => Body::Grant {
+                action: self.need(action, "action")?,
+                by: self.by.take(),
+                grant: self.need(grant, "grant")?,
             },
             "agent" => Body::Agent {
                 action: self.need(action, "action")?,

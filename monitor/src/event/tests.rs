@@ -132,6 +132,16 @@ fn own_body() -> impl Strategy<Value = Body> {
         .prop_map(|([ring, reason], count, range)| Body::Loss(Loss { ring, reason, count, range }));
     prop_oneof![
         any::<[String; 2]>().prop_map(|[action, message]| Body::Agent { action, message }),
+        ("[a-z]{1,8}", any::<[String; 3]>(), any::<Option<u32>>(), any::<bool>()).prop_map(
+            |(action, [server, rules, user], instance, by)| {
+                let person = Person { uid: 1000, user };
+                let by = by.then(|| person.clone());
+                let until = "2026-11-20T10:00:00Z".to_owned();
+                let grant =
+                    Grant { id: 7, server, instance, rules, by: person, until_ns: 9, until };
+                Body::Grant { action, by, grant: Box::new(grant) }
+            }
+        ),
         ("[a-z]{1,8}", policy)
             .prop_map(|(action, policy)| Body::Policy { action, policy: Box::new(policy) }),
         loss,

@@ -225,6 +225,13 @@ impl<'a> JsonLine<'a> {
                 self.text("action", action);
                 self.value("rules", policy);
             }
+            Body::Grant { action, by, grant } => {
+                self.text("action", action);
+                if let Some(by) = by {
+                    self.value("by", by);
+                }
+                self.value("grant", grant);
+            }
             Body::Agent { action, message } => {
                 self.text("action", action);
                 self.text("message", message);

@@ -156,6 +156,11 @@ fn groups_of(name: &str, gid: Gid) -> Vec<Gid> {
     groups
 }
 
+/// The name of a user in /etc/passwd.
+pub fn name_of(uid: u32) -> Option<String> {
+    entry(&fs::read("/etc/passwd").ok()?, Uid::from_raw(uid)).map(|entry| entry.name)
+}
+
 /// The number of a group.
 pub fn group_number(name: &str) -> Option<u32> {
     let entry = |text: &[u8]| {

@@ -10,6 +10,7 @@ pub mod cgroup;
 mod child;
 mod environment;
 mod guard;
+pub mod handed;
 mod server;
 pub mod signals;
 mod tree;

@@ -25,7 +25,7 @@ mod tests;
 
 use std::time::Duration;
 
-pub use questions::Under;
+pub use questions::{TIMEOUT, Under};
 pub use service::Service;
 pub use stub::Stub;
 

@@ -143,6 +143,13 @@ impl Questions {
         }
     }
 
+    /// Goes on with the addresses that another's answers led to.
+    pub fn take_over(&mut self, other: &Self, under: &mut Under<'_>) {
+        if let Err(error) = self.table.take_over(&other.table, under.rules, under.set) {
+            self.notes.push(error.to_string());
+        }
+    }
+
     /// Takes out what has ceased to hold.
     pub fn expire(&mut self, under: &mut Under<'_>) {
         if let Err(error) = self.table.expire(under.now_ns, under.rules, under.set) {
@@ -170,6 +177,6 @@ impl Questions {
 const NOERROR: &str = "NOERROR";
 const REFUSED: &str = "REFUSED";
 const FAILED: &str = "SERVFAIL";
-/// Of no resolver's.
-const TIMEOUT: &str = "TIMEOUT";
+/// Of no resolver's: what was asked may have been heard.
+pub const TIMEOUT: &str = "TIMEOUT";
 const TRUNCATED: &str = "TRUNCATED";

@@ -52,6 +52,14 @@ impl Service {
         service
     }
 
+    /// Lets the instance connect to where answers have led it under the policy before, as far as
+    /// this one names the hosts: its own caches go on.
+    pub fn take_over(&mut self, before: &Self, kernel: &mut Kernel) {
+        if let Some(other) = &before.stub {
+            self.with_stub(kernel, |stub, under| stub.take_over(other, under));
+        }
+    }
+
     /// Port of loopback at which the instance's DNS is answered, 0 when it is not: see
     /// [`Kernel::answer_dns`].
     pub fn port(&self) -> u16 {

@@ -86,6 +86,11 @@ impl Stub {
         self.questions.hosts(text, under);
     }
 
+    /// Lets the server connect to where another stub's answers led it.
+    pub fn take_over(&mut self, other: &Self, under: &mut Under<'_>) {
+        self.questions.take_over(&other.questions, under);
+    }
+
     /// Goes as far as possible without waiting.
     ///
     /// # Errors

@@ -61,6 +61,21 @@ impl Table {
         Ok(())
     }
 
+    /// Lets in what another table does, as far as these rules name it, too.
+    pub fn take_over(
+        &mut self,
+        other: &Self,
+        rules: &Compiled,
+        set: &mut SetAddress<'_>,
+    ) -> Result<(), TableError> {
+        for (address, names) in &other.by_address {
+            for (name, until_ns) in names {
+                self.allow(name, &[*address], *until_ns, rules, set)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes out what has ceased to hold.
     pub fn expire(
         &mut self,
@@ -177,6 +192,22 @@ mod tests {
         assert_eq!(denied & class::DENY, class::DENY);
         table.expire(100, &rules, &mut setter(&mut kernel)).unwrap();
         assert!(!is_allowed(&kernel, 443) && is_allowed(&kernel, 22) && is_allowed(&kernel, 80));
+    }
+
+    #[test]
+    fn other_rules_go_on_with_the_addresses_of_hosts_that_they_name() {
+        let before = rules("connect = [\"a.example:443\", \"b.example:80\"]");
+        let (mut old, mut kernel) = (Table::default(), Kernel::new());
+        let one = [mapped_v4(ONE)];
+        for name in ["a.example", "b.example"] {
+            old.allow(name, &one, 100, &before, &mut setter(&mut kernel)).unwrap();
+        }
+        let after = rules("connect = [\"a.example:443\", \"c.example:22\"]");
+        let (mut new, mut kernel) = (Table::default(), Kernel::new());
+        new.take_over(&old, &after, &mut setter(&mut kernel)).unwrap();
+        assert!(is_allowed(&kernel, 443) && !is_allowed(&kernel, 80) && !is_allowed(&kernel, 22));
+        new.expire(100, &after, &mut setter(&mut kernel)).unwrap();
+        assert!(kernel.is_empty());
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Findings {
     }
 
     fn observe_under(&mut self, side: usize, event: &mut Event, rules: &Rules) {
-        let policy = event.observed.as_ref().map_or(0, |observed| observed.policy);
+        let policy = event.policy();
         let detectors = &mut self.detectors[side];
         if !detectors.knows(policy) {
             // All is counted here: no kernel program does it.

@@ -234,11 +234,7 @@ impl Replay {
     /// An event of a watched process.
     fn observed(&mut self, mut event: Event, place: &blocks::Place) -> Result<(), ReplayError> {
         let wanted = self.options.wants(&event);
-        let number = match &event.body {
-            Body::Resolve(resolve) => resolve.policy,
-            _ => event.observed.as_ref().map_or(0, |observed| observed.policy),
-        };
-        let pair = self.policies.get(number)?;
+        let pair = self.policies.get(event.policy())?;
         match &pair {
             Some(pair) if wanted => {
                 self.counts.events += 1;

@@ -52,18 +52,25 @@ pub fn answer(record: &Record) -> Answer {
 }
 
 /// A detector's finding as a record, as far as an answer needs one: who acted last, and what the
-/// rules say. `None` of other events, and of findings that the kernel has answered.
+/// rules say. Nobody knows who has asked for a name: there a kill is one of the whole tree. `None`
+/// of other events, and of findings that the kernel has answered.
 pub fn of_finding(event: &Event) -> Option<Record> {
-    let (observed, violation) = (event.observed.as_ref()?, event.violation.as_ref()?);
+    let violation = event.violation.as_ref()?;
     let is_ours = event.is_alert()
         && violation.decision.reason == reason::DETECTOR
         && violation.answered == enforced::NONE;
     is_ours.then(|| {
-        let Process { tgid, tid, start_ns, .. } = observed.process;
+        let process = event.observed.as_ref().map(|observed| &observed.process);
+        let (tgid, tid, start_ns) = process
+            .map_or((0, 0, 0), |Process { tgid, tid, start_ns, .. }| (*tgid, *tid, *start_ns));
+        let mut decision = violation.decision;
+        if process.is_none() && decision.verdict == verdict::KILL {
+            decision.verdict = verdict::KILL_TREE;
+        }
         Record {
             instance: event.instance,
             mode: if violation.observed_only { mode::OBSERVE } else { mode::ENFORCE },
-            decision: violation.decision,
+            decision,
             enforced: enforced::NONE,
             tgid,
             tid,

@@ -92,7 +92,7 @@ fn line_of(source: &Source, span: &Range<usize>) -> Range<usize> {
 
 /// Written by whoever wrote the server's file, and not by an include.
 fn is_own(origin: &Origin) -> bool {
-    matches!(origin.source.kind, SourceKind::Server | SourceKind::DropIn)
+    matches!(origin.source.kind, SourceKind::Server | SourceKind::DropIn | SourceKind::Grant)
 }
 
 /// Whether two entries stand in one text, or both in the server's own.

@@ -39,7 +39,10 @@ pub use error::{Finding, RuleError, Severity};
 pub use explain::{Explanation, resolved_path};
 pub use hostname::is_plain as is_host_name;
 pub use lint::{Blind, lint, lint_servers};
-pub use load::{DEFAULT, Loaded, Mode, ResolvedPattern, Resources, audit, load, load_recorded};
+pub use load::{
+    DEFAULT, Loaded, Mode, ResolvedPattern, Resources, audit, granted, load, load_granted,
+    load_recorded, parse_grant, without_effect,
+};
 pub use matcher::{Matcher, Traits};
 pub use names::{Naming, Standing, is_public};
 pub use parse::{Document, SCHEMA, parse_server};

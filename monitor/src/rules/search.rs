@@ -20,6 +20,8 @@ pub struct SearchPath {
     directories: Vec<PathBuf>,
     recorded: Vec<Arc<Source>>,
     built_in: bool,
+    /// Go on where all others end.
+    grants: Vec<Arc<Source>>,
     /// Stands before everything else.
     first: Option<Arc<Source>>,
 }
@@ -42,23 +44,35 @@ impl SearchPath {
 
     /// Only the copy inside the binary.
     pub fn built_in() -> Self {
-        Self { directories: Vec::new(), recorded: Vec::new(), built_in: true, first: None }
+        Self {
+            directories: Vec::new(),
+            recorded: Vec::new(),
+            built_in: true,
+            grants: Vec::new(),
+            first: None,
+        }
     }
 
     /// Only the texts of a recording.
     pub fn recorded(texts: Vec<Arc<Source>>) -> Self {
-        Self { directories: Vec::new(), recorded: texts, built_in: false, first: None }
+        Self { recorded: texts, built_in: false, ..Self::built_in() }
     }
 
     /// Other rules for a recording: a directory, then the recording's own texts, then the copy
     /// inside the binary.
     pub fn instead_of(rules: &Path, texts: Vec<Arc<Source>>) -> Self {
-        Self {
-            directories: vec![rules.to_path_buf()],
-            recorded: texts,
-            built_in: true,
-            first: None,
-        }
+        Self { directories: vec![rules.to_path_buf()], recorded: texts, ..Self::built_in() }
+    }
+
+    /// The same with what has been granted for a while.
+    pub fn with_grants(self, grants: Vec<Arc<Source>>) -> Self {
+        Self { grants, ..self }
+    }
+
+    /// What has been granted, now or in the recording.
+    pub(super) fn grants(&self) -> impl Iterator<Item = &Arc<Source>> {
+        let is_grant = |source: &&Arc<Source>| source.kind == SourceKind::Grant;
+        self.recorded.iter().filter(is_grant).chain(&self.grants)
     }
 
     /// The same with one text before all others.

@@ -2,6 +2,8 @@
 
 use std::{ops::Range, sync::Arc};
 
+use crate::event::SourceText;
+
 /// What a rule text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceKind {
@@ -9,6 +11,8 @@ pub enum SourceKind {
     Server,
     /// `servers/NAME.d/*.toml`, which goes on where the server's own file ends.
     DropIn,
+    /// Lines that a person has granted for a while; they stand in no directory.
+    Grant,
     /// `includes/NAME.toml`.
     Include,
     /// `sets/NAME.toml`.
@@ -21,6 +25,7 @@ impl SourceKind {
         match self {
             Self::Server => "server",
             Self::DropIn => "drop-in",
+            Self::Grant => "grant",
             Self::Include => "include",
             Self::Set => "set",
         }
@@ -31,6 +36,7 @@ impl SourceKind {
     pub const fn folder(self) -> &'static str {
         match self {
             Self::Server | Self::DropIn => "servers",
+            Self::Grant => "grants",
             Self::Include => "includes",
             Self::Set => "sets",
         }
@@ -56,6 +62,17 @@ impl Source {
         let before = self.text.as_bytes().get(..byte).unwrap_or(self.text.as_bytes());
         let newlines = before.iter().filter(|b| **b == b'\n').count();
         u32::try_from(newlines).map_or(u32::MAX, |newlines| newlines.saturating_add(1))
+    }
+}
+
+impl From<&Source> for SourceText {
+    fn from(source: &Source) -> Self {
+        Self {
+            kind: source.kind.name().to_owned(),
+            name: source.name.clone(),
+            path: source.path.clone(),
+            text: source.text.clone(),
+        }
     }
 }
 

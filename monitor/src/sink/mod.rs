@@ -1,6 +1,7 @@
-//! Where events go: the recording ([`recording`]), people's alerts ([`terminal`]) and the summary
-//! at the end ([`summary`]). A sink takes [`crate::event::Event`]s and never reaches back.
+//! Where events go: the recording ([`recording`]), people's alerts ([`terminal`], [`journal`]) and the
+//! summary at the end ([`summary`]). A sink takes [`crate::event::Event`]s and never reaches back.
 
+pub mod journal;
 pub mod recording;
 pub mod stderr;
 pub mod summary;

@@ -9,6 +9,7 @@ use std::{
 
 use monitor_common::policy::verdict;
 
+use super::journal::{Journal, Priority};
 use crate::{
     enrich::END,
     event::{Alert, Ancestor, Body, Event, Violation, printable},
@@ -18,9 +19,13 @@ use crate::{
 /// Characters of one process in a chain.
 const COMMAND_MAX: usize = 80;
 
+/// What begins every line but the journal's, which has a field for it.
+const PREFIX: &str = "mcp-monitor: ";
+
 /// Writes alerts for people.
 pub struct Terminal<W> {
     out: W,
+    journal: Option<Journal>,
     colour: bool,
     checkpoints: bool,
 }
@@ -33,7 +38,12 @@ pub fn shows_colour(place: &impl IsTerminal) -> bool {
 impl<W: Write> Terminal<W> {
     /// Writes there; `colour` as [`shows_colour`] says.
     pub fn new(out: W, colour: bool) -> Self {
-        Self { out, colour, checkpoints: false }
+        Self { out, journal: None, colour, checkpoints: false }
+    }
+
+    /// Sends everything to the journal instead, if there is one, with what it is about as fields.
+    pub fn with_journal(self, journal: Option<Journal>) -> Self {
+        Self { journal, ..self }
     }
 
     /// Shows checkpoints too: somebody keeps what is written, and it can anchor the recording.
@@ -46,42 +56,73 @@ impl<W: Write> Terminal<W> {
         &mut self.out
     }
 
-    /// Shows an alert or a loss; other events are not for people. That nobody reads is no reason
-    /// to stop.
+    /// Hands on what a slow reader has not taken yet.
+    pub fn push(&mut self) {
+        match &mut self.journal {
+            Some(journal) => journal.push(),
+            // That nobody reads is no reason to stop.
+            None => drop(self.out.flush()),
+        }
+    }
+
+    /// Shows an alert or a loss; other events are not for people.
     pub fn event(&mut self, event: &Event) {
-        let text = match (&event.body, &event.violation) {
+        let (priority, text) = match (&event.body, &event.violation) {
             (Body::Alert(alert), Some(violation)) => self.alert(event, alert, violation),
             (Body::Loss(loss), _) => {
-                let reason = printable(&loss.reason);
-                self.line(33, "loss", &format!("{} events are not recorded: {reason}", loss.count))
+                let text =
+                    format!("{} events are not recorded: {}", loss.count, printable(&loss.reason));
+                (Priority::Warning, self.line(33, "loss", &text))
+            }
+            (Body::Grant { action, grant, .. }, _) => {
+                let text = format!("{action}: {grant}");
+                (Priority::Notice, self.line(33, "grant", &printable(&text)))
             }
             (Body::Agent { action, .. }, _) if action == END => return,
-            (Body::Agent { message, .. }, _) => self.line(33, "agent", &printable(message)),
+            (Body::Agent { message, .. }, _) => {
+                (Priority::Notice, self.line(33, "agent", &printable(message)))
+            }
             _ => return,
         };
-        self.show(&text);
+        let Some(journal) = &mut self.journal else { return self.show(priority, &text) };
+        let (server, instance) = (printable(&event.server), event.instance.to_string());
+        let mut fields = Vec::new();
+        if event.instance != 0 {
+            fields.extend([("MCP_SERVER", &*server), ("MCP_INSTANCE", &instance)]);
+        }
+        if let (Body::Alert(_), Some(violation)) = (&event.body, &event.violation) {
+            fields.push(("MCP_CATEGORY", violation.category.name()));
+        }
+        journal.send(priority, bare(&text), &fields);
     }
 
     /// Shows a checkpoint, where that is wanted.
     pub fn checkpoint(&mut self, chain: ChainHash, checkpoint: &Checkpoint) {
         if self.checkpoints {
             let before = checkpoint.next_seq;
-            self.show(&self.line(33, "checkpoint", &format!("{chain} before seq {before}")));
+            let text = self.line(33, "checkpoint", &format!("{chain} before seq {before}"));
+            self.show(Priority::Info, &text);
         }
     }
 
     /// Shows what is no event.
     pub fn say(&mut self, message: &str) {
-        self.show(&self.line(33, "agent", &printable(message)));
+        self.show(Priority::Notice, &self.line(33, "agent", &printable(message)));
     }
 
     /// One write, so that lines of the server do not come between.
-    fn show(&mut self, text: &str) {
-        let _ = self.out.write_all(text.as_bytes());
-        let _ = self.out.flush();
+    fn show(&mut self, priority: Priority, text: &str) {
+        match &mut self.journal {
+            Some(journal) => journal.send(priority, bare(text), &[]),
+            None => {
+                // As in `push`.
+                let _ = self.out.write_all(text.as_bytes());
+                let _ = self.out.flush();
+            }
+        }
     }
 
-    fn alert(&self, event: &Event, alert: &Alert, violation: &Violation) -> String {
+    fn alert(&self, event: &Event, alert: &Alert, violation: &Violation) -> (Priority, String) {
         let strong = violation.decision.verdict >= verdict::DENY && !violation.observed_only;
         let what = format!("{}: {}", printable(&event.server), printable(&alert.why),);
         let mut text = self.line(if strong { 31 } else { 33 }, violation.category.name(), &what);
@@ -95,16 +136,21 @@ impl<W: Write> Terminal<W> {
                 false => writeln!(text, "    {chain}"),
             };
         }
-        text
+        (if strong { Priority::Error } else { Priority::Warning }, text)
     }
 
     fn line(&self, colour: u8, label: &str, text: &str) -> String {
         if self.colour {
-            format!("mcp-monitor: \x1b[1;{colour}m{label}\x1b[0m {text}\n")
+            format!("{PREFIX}\x1b[1;{colour}m{label}\x1b[0m {text}\n")
         } else {
-            format!("mcp-monitor: {label}: {text}\n")
+            format!("{PREFIX}{label}: {text}\n")
         }
     }
+}
+
+/// A line as the journal has it.
+fn bare(text: &str) -> &str {
+    text.strip_prefix(PREFIX).unwrap_or(text).trim_end()
 }
 
 /// A process of a chain: the program that runs, not what it calls itself, and its arguments.

@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::net::UnixListener};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     Lab, Mode,
@@ -23,6 +23,7 @@ crate::tests! {
         without_a_resolver_nothing_is_found,
         without_the_agent_nothing_is_asked,
         other_services_that_look_names_up_are_refused,
+        data_in_questions_is_found,
     ],
 }
 
@@ -366,4 +367,32 @@ fn other_services_that_look_names_up_are_refused(lab: &Lab) -> Result<()> {
     let twin = cases.run(lab)?;
     twin.worked("service")?;
     twin.events.assert_quiet()
+}
+
+fn data_in_questions_is_found(lab: &Lab) -> Result<()> {
+    let mut network = network(lab)?;
+    network.stop_resolver();
+    network.resolve(lab, &["address=/wild.example/203.0.113.8"])?;
+    rules(lab, &["**.wild.example:8443"])?;
+    let asked = |name: fn(u32) -> String| {
+        let mut cases = Cases::new();
+        for number in 0..12 {
+            let name = name(number);
+            cases.add(&number.to_string(), format!("dns connect {RESOLVER} {name}.wild.example A"));
+        }
+        cases.run_in(lab, Mode::Enforce)
+    };
+    let honest = asked(|number| format!("host{number}"))?;
+    honest.events.assert_quiet()?;
+    let carried = asked(|number| format!("{number:0>60}.{number:0>60}"))?;
+    for number in 0..12 {
+        answered(&carried, &number.to_string(), 0, OTHER)?;
+    }
+    let mut found = carried.events.of("alert");
+    let alert = found.next().with_context(|| format!("no alert\n{carried}"))?;
+    ensure!(found.next().is_none(), "more than one alert\n{carried}");
+    ensure!(alert.text("category") == "dns_burst" && alert.text("event") == "resolve", "{alert}");
+    ensure!(alert.number("finding.limit") == Some(1000), "{alert}");
+    ensure!(alert.text("why").contains("names beneath wild.example"), "{alert}");
+    Ok(())
 }

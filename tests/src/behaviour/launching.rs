@@ -10,6 +10,7 @@ crate::tests! {
     both: [
         secrets_in_the_environment_are_removed_in_enforce_unless_passed,
         tree_uses_no_more_than_its_resources,
+        files_left_open_for_the_server_are_closed_and_secrets_told,
     ],
 }
 
@@ -86,4 +87,21 @@ fn instance(lab: &Lab) -> Result<PathBuf> {
 
 fn read(folder: &std::path::Path, file: &str) -> String {
     fs::read_to_string(folder.join(file)).unwrap_or_default().trim_end().to_owned()
+}
+
+fn files_left_open_for_the_server_are_closed_and_secrets_told(lab: &Lab) -> Result<()> {
+    let (plain, secret) = (lab.file("allowed/a", "plain")?, lab.file("forbidden/a", "secret")?);
+    let deny = format!("[files]\ndeny = [\"{}/**\"]", lab.path("forbidden").display());
+    lab.policy(&format!("{deny}\n{ALLOWING}"))?;
+    let run = |file| lab.run(Mode::Enforce).left_open(file)?.actor(["read", "/proc/self/fd/9"]);
+    let outcome = run(&plain)?;
+    ensure!(outcome.stdout.starts_with("failed"), "it was there: {outcome}");
+    outcome.events.assert_quiet()?;
+    let outcome = run(&secret)?;
+    ensure!(outcome.stdout.starts_with("failed"), "it was there: {outcome}");
+    let event = outcome.events.violation("process", "process", &secret)?;
+    ensure!(event.text("op") == "descriptor" && event.text("enforced") == "kernel", "{event}");
+    let alert = outcome.events.of("alert").next().context("no alert")?;
+    ensure!(alert.text("why").ends_with("closed before it began"), "{alert}");
+    Ok(())
 }

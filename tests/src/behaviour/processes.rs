@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use monitor_common::file::PIPEFS_MAGIC;
 
 use crate::{Lab, cases::Cases};
 
@@ -24,7 +25,7 @@ const PROCESSES: &str = r#"
 deny = ["${HOME}/forbidden/**"]
 [response]
 unlisted = { read = "allow", write = "allow", exec = "allow", connect = "allow", listen = "allow", unix = "allow" }
-sets = { secrets = "allow", sensitive = "allow", persistence = "allow", mcp_config = "allow", processes = "deny", escape = "allow", metadata = "allow" }
+sets = { secrets = "allow", sensitive = "deny", persistence = "allow", mcp_config = "allow", processes = "deny", escape = "allow", metadata = "allow" }
 "#;
 
 /// A process outside every tree, with something to read.
@@ -58,6 +59,9 @@ impl Drop for Victim {
 const REACHES: &[(&str, &str)] = &[
     ("environ", "read /proc/PID/environ"),
     ("task-environ", "read /proc/PID/task/PID/environ"),
+    ("arguments", "read /proc/PID/cmdline"),
+    ("task-arguments", "read /proc/PID/task/PID/cmdline"),
+    ("pipe", "open /proc/PID/fd/1"),
     ("mem", "proc-mem PID ADDRESS"),
     ("second-procfs", "unshare-mount , mount-proc {mnt} , read {mnt}/PID/environ"),
     ("vm-read", "vm-read PID ADDRESS"),
@@ -93,7 +97,8 @@ fn other_processes_are_out_of_reach(lab: &Lab) -> Result<()> {
     let found = batch.events.violations().filter(|event| {
         let right = ["process", "env_secret"].contains(&event.text("category"));
         let other = event.number("target.tgid") == Some(victim.child.id().into())
-            || event.text("path").contains(&format!("/{pid}/"));
+            || event.text("path").contains(&format!("/{pid}/"))
+            || event.number("fs_magic") == Some(PIPEFS_MAGIC.into());
         right && other && batch.is_denied(event)
     });
     let (found, all) = (found.count(), batch.events.violations().count());

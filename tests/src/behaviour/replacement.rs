@@ -63,7 +63,8 @@ fn replaced_policy_judges_nothing_by_halves(lab: &Lab) -> Result<()> {
 }
 
 /// Two files, and policies that agree about them but say so by opposite parts: any mixture of the
-/// two lets the secret through, or refuses the plain file.
+/// two lets the secret through, or refuses the plain file. Each form has arguments, hosts and a
+/// count of its own besides.
 struct Stage {
     plain: PathBuf,
     secret: PathBuf,
@@ -84,10 +85,15 @@ impl Stage {
             let others: String =
                 (0..number * 7).map(|other| format!(", '/elsewhere/{key}{other}/**'")).collect();
             let text = format!(
-                "[files]\n{key} = ['{}/**'{others}]\n[response]\nmode = '{mode}'\n\
+                "[files]\n{key} = ['{}/**'{others}]\n\
+                 [exec.arguments]\n'/elsewhere/{key}' = [['{number}', '...']]\n\
+                 [network]\nconnect = ['*.{key}{number}.example:443']\n\
+                 [limits]\nmass_read = {{ files = {}, window = '1h' }}\n\
+                 [response]\nmode = '{mode}'\ndetectors = {{ mass_read = 'deny' }}\n\
                  unlisted = {{ read = '{unlisted}', write = 'allow', exec = 'allow', \
                  connect = 'allow', listen = 'allow', unix = 'allow' }}\n",
-                lab.path(place).display()
+                lab.path(place).display(),
+                1000 + number
             );
             compile(lab, &text)
         };

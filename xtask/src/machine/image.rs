@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::Kernel;
-use crate::command::{find, output, run, say};
+use crate::command::{as_root, find, output, run, say};
 use crate::workspace;
 
 /// Where the tests expect each other and the agent.
@@ -157,7 +157,8 @@ fn modules(root: &Path, release: &str) -> Result<()> {
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies a file, with the folders that it lies in.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -166,8 +167,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn make(root: &Path, image: &Path) -> Result<()> {
-    let used = output(Command::new("du").args(["-sm", "--apparent-size"]).arg(root));
+/// Makes the image of what is in a folder, which may be root's.
+pub fn make(root: &Path, image: &Path) -> Result<()> {
+    let used = output(as_root("du").args(["-sm", "--apparent-size"]).arg(root));
     let used = used.as_deref().and_then(|line| line.split_whitespace().next());
     let used: u64 = used.and_then(|megabytes| megabytes.parse().ok()).context("du failed")?;
     let mke2fs = find("mke2fs").context("mke2fs is missing: run `cargo xtask setup`")?;
@@ -175,7 +177,7 @@ fn make(root: &Path, image: &Path) -> Result<()> {
         .and_then(|file| file.set_len((used + used / 4 + ROOM_MB) << 20))
         .with_context(|| format!("cannot write {}", image.display()))?;
     say(format!("image of {used} MB for the test machines"));
-    let mut make = Command::new(mke2fs);
+    let mut make = as_root(mke2fs);
     make.args(["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(root).arg(image);
     run(&mut make)
 }

@@ -180,7 +180,8 @@ fn level(violation: &Violation, effect: Effect) -> Level {
         | Category::Resolve
         | Category::MassRead
         | Category::ExecBurst
-        | Category::ConnectBurst => false,
+        | Category::ConnectBurst
+        | Category::DnsBurst => false,
     };
     match (grave, effect) {
         (true, Effect::Happened | Effect::Perhaps) => Level::Critical,

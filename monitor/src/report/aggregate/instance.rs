@@ -145,6 +145,7 @@ impl Gathered {
             | Body::Socket(_) => self.other(&seen, limits),
             Body::Resolve(_)
             | Body::Policy { .. }
+            | Body::Grant { .. }
             | Body::Agent { .. }
             | Body::Loss(_)
             | Body::Alert(_) => {}

@@ -163,6 +163,9 @@ impl Aggregator {
             Body::Agent { action, message } => {
                 self.unseen.note(format!("agent, {action}: {message}"), 1);
             }
+            Body::Grant { action, grant, .. } => {
+                self.unseen.note(format!("{action}: {grant}"), 1);
+            }
             Body::Policy { policy, .. } => self.policy(policy),
             Body::Alert(alert) => {
                 if let Some(at) = self.instance(event) {

@@ -19,7 +19,7 @@ use super::{
         source::Origin,
         variables::{Scope, VariableError, Variables},
     },
-    AddressRule, Loaded, Mode, NameRule, PathRule, Resources, VectorRule, limits, set_of,
+    AddressRule, Loaded, Mode, NAMES, NameRule, PathRule, Resources, VectorRule, limits, set_of,
 };
 
 pub struct Loader<'a> {
@@ -38,10 +38,6 @@ pub struct Loader<'a> {
     addresses: Vec<AddressRule>,
     names: Vec<NameRule>,
 }
-
-/// The include under which the agent answers the server's DNS; rules that name hosts take it in by
-/// themselves.
-const NAMES: &str = "names";
 
 impl<'a> Loader<'a> {
     pub fn new(search: &'a SearchPath, bindings: &'a Bindings) -> Self {

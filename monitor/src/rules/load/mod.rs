@@ -1,5 +1,6 @@
 //! A server's rules with everything they name put in: includes, variables, sets.
 
+mod grants;
 mod limits;
 mod loader;
 
@@ -9,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+pub use grants::{granted, load_granted, parse_grant, without_effect};
 use loader::Loader;
 use monitor_common::policy::{Label, access, class, detector, set, verdict};
 
@@ -24,6 +26,10 @@ use crate::{
     detect::{GENERATION, Limits},
     event::{PolicyText, SourceText, World},
 };
+
+/// The include under which the agent answers the server's DNS; rules that name hosts take it in by
+/// themselves.
+const NAMES: &str = "names";
 
 /// Name of the policy of servers that have no rule file.
 pub const DEFAULT: &str = "default";
@@ -199,6 +205,9 @@ pub fn load(
         for drop_in in search.drop_ins(&source.name)? {
             loader.document(&drop_in)?;
         }
+        for grant in search.grants() {
+            loader.document(grant)?;
+        }
     }
     loader.names()?;
     let sets = loader.sets()?;
@@ -217,7 +226,13 @@ pub fn load_recorded(
 ) -> Result<Option<Loaded>, RuleError> {
     let Some(world) = &recorded.world else { return Ok(None) };
     let bindings = Bindings::of_world(world);
-    let kinds = [SourceKind::Server, SourceKind::DropIn, SourceKind::Include, SourceKind::Set];
+    let kinds = [
+        SourceKind::Server,
+        SourceKind::DropIn,
+        SourceKind::Grant,
+        SourceKind::Include,
+        SourceKind::Set,
+    ];
     let texts = recorded.sources.iter().filter_map(|source| {
         let kind = kinds.into_iter().find(|kind| kind.name() == source.kind)?;
         let SourceText { name, path, text, .. } = source.clone();
@@ -231,6 +246,8 @@ pub fn load_recorded(
     if instead.is_none() {
         if recorded.detectors == 0 {
             loaded.limits.verdicts = [verdict::ALLOW; detector::COUNT];
+        } else if recorded.detectors < 2 {
+            loaded.limits.verdicts[detector::DNS_BURST] = verdict::ALLOW;
         }
         loaded.mode = if recorded.mode == "enforce" { Mode::Enforce } else { Mode::Observe };
     }
@@ -316,18 +333,12 @@ impl Loaded {
 
     /// The rules with all that they rest on, as recordings hold them.
     pub fn text(&self, policy: u32, instance: u32) -> PolicyText {
-        let source = |source: &Arc<Source>| SourceText {
-            kind: source.kind.name().to_owned(),
-            name: source.name.clone(),
-            path: source.path.clone(),
-            text: source.text.clone(),
-        };
         PolicyText {
             policy,
             server: self.server.clone(),
             instance,
             mode: self.mode.to_string(),
-            sources: self.sources.iter().map(source).collect(),
+            sources: self.sources.iter().map(|source| SourceText::from(&**source)).collect(),
             bindings: self.bindings.clone(),
             detectors: GENERATION,
             world: Some(self.world.clone()),

@@ -191,13 +191,14 @@ static MATCH: [Key; 4] = [
     key("unit", Shape::Texts, "globs for the systemd unit"),
     key("cgroup", Shape::Texts, "globs for the cgroup"),
 ];
-static LIMITS: [Key; 6] = [
+static LIMITS: [Key; 7] = [
     key("mass_read", Shape::Limits, "files read in a short time"),
     key("breadth", Shape::Limits, "files read in a long time"),
     key("mass_write", Shape::Limits, "files overwritten, renamed or deleted"),
     key("exec_burst", Shape::Limits, "programs started"),
     key("connect_burst", Shape::Limits, "hosts and ports tried"),
     key("exfiltration", Shape::Limits, "a secret read, then something sent"),
+    key("dns_burst", Shape::Limits, "data in questions for names"),
 ];
 static RECORD: [Key; 1] =
     [key("events", Shape::Events, "what is recorded besides violations and the process tree")];

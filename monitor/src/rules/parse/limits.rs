@@ -9,13 +9,14 @@ use crate::detect::{
 };
 
 /// Tables of `[limits]`, and a key of each.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 7] = [
     ("mass_read", "`files`"),
     ("breadth", "`files`"),
     ("mass_write", "`files`"),
     ("exec_burst", "`max`"),
     ("connect_burst", "`hosts`, `private`, `ports`"),
     ("exfiltration", "`window`"),
+    ("dns_burst", "`bytes`"),
 ];
 
 /// Reads `[limits]`.

@@ -122,17 +122,20 @@ pub(super) struct SetDocument {
 pub fn parse_server(text: &str, name: &str) -> Result<Document, Vec<Finding>> {
     let kind = SourceKind::Server;
     let path = format!("{}/{name}.toml", kind.folder());
-    let source = Arc::new(Source { kind, name: name.to_owned(), path, text: text.to_owned() });
-    let document = document(&source)?;
+    checked(&Arc::new(Source { kind, name: name.to_owned(), path, text: text.to_owned() }))
+}
+
+/// Parses a text and its entries as they are written, before variables have values.
+pub(super) fn checked(source: &Arc<Source>) -> Result<Document, Vec<Finding>> {
+    let document = document(source)?;
     let of_lists =
-        document.lists.iter().filter_map(|(list, entry)| entry_finding(&source, list, entry));
+        document.lists.iter().filter_map(|(list, entry)| entry_finding(source, list, entry));
     let programs = document.programs.iter();
-    let of_programs = programs.filter_map(|program| pattern_finding(&source, &program.path));
+    let of_programs = programs.filter_map(|program| pattern_finding(source, &program.path));
     let findings: Vec<Finding> = of_lists.chain(of_programs).collect();
     if findings.is_empty() { Ok(document) } else { Err(findings) }
 }
 
-/// What is wrong with an entry as it is written, before variables have values.
 fn entry_finding(source: &Arc<Source>, list: &List, entry: &Entry) -> Option<Finding> {
     if list.is_pattern(&entry.text) {
         return pattern_finding(source, entry);

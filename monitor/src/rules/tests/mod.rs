@@ -3,6 +3,7 @@
 mod arguments;
 mod destinations;
 mod drop_ins;
+mod grants;
 mod hosts;
 mod limits;
 mod lint;

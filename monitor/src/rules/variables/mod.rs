@@ -13,7 +13,7 @@ pub(super) mod url;
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    os::unix::ffi::OsStrExt,
+    os::unix::ffi::{OsStrExt, OsStringExt},
 };
 
 use arguments::option_values;
@@ -148,7 +148,7 @@ pub struct Variables<'a> {
     pub guard: Guard,
     /// The variables used so far with their values, escaped.
     pub used: BTreeMap<String, String>,
-    /// Of those that come from environment and arguments the values as they were.
+    /// Of those that come from environment and arguments the values as they were, without secrets.
     pub raw: BTreeMap<String, Vec<Bytes>>,
 }
 
@@ -212,7 +212,7 @@ impl<'a> Variables<'a> {
             return Err(VariableError::NotAnAddress(name.to_owned()));
         }
         let values = raw.iter().map(|value| value.as_bytes().into()).collect();
-        self.raw.insert(name.to_owned(), values);
+        self.raw.entry(name.to_owned()).or_insert(values);
         if all.is_empty() {
             return Err(VariableError::Missing(name.to_owned()));
         }
@@ -243,17 +243,21 @@ impl<'a> Variables<'a> {
         }
         if !OF_THE_USER.contains(&name) {
             let raw = raw.iter().map(|value| value.as_bytes().into()).collect();
-            self.raw.insert(name.to_owned(), raw);
+            match scope {
+                // The same without what is left out elsewhere is found from it again.
+                Scope::Argument => drop(self.raw.insert(name.to_owned(), raw)),
+                _ => drop(self.raw.entry(name.to_owned()).or_insert(raw)),
+            }
         }
         let mut values = Vec::new();
         for value in raw {
             let value = match place {
-                Place::Within => plain(name, value)?,
+                Place::Within => plain(name, &value)?,
                 Place::Text if value.is_empty() => {
                     return Err(VariableError::Empty(name.to_owned()));
                 }
                 Place::Text => value.as_bytes().to_vec(),
-                _ => self.path(name, value, place)?,
+                _ => self.path(name, &value, place)?,
             };
             values.push(value);
         }
@@ -263,7 +267,19 @@ impl<'a> Variables<'a> {
         Ok(values)
     }
 
-    fn raw(&self, name: &str, scope: Scope) -> Result<Vec<&'a OsStr>, VariableError> {
+    /// Values as they are given; secrets that rules do not need are left out, so that they are in no
+    /// recording. An argument of a program is matched whole.
+    fn raw(&self, name: &str, scope: Scope) -> Result<Vec<OsString>, VariableError> {
+        let given = self.given(name, scope)?.into_iter();
+        if scope == Scope::Argument || OF_THE_USER.contains(&name) {
+            return Ok(given.map(OsStr::to_owned).collect());
+        }
+        let without =
+            |value: &OsStr| url::without_secrets(value.as_bytes()).map(OsString::from_vec);
+        Ok(given.filter_map(without).collect())
+    }
+
+    fn given(&self, name: &str, scope: Scope) -> Result<Vec<&'a OsStr>, VariableError> {
         let bindings = self.bindings;
         let elsewhere = bindings.elsewhere.as_ref();
         if let Some(values) = elsewhere.and_then(|elsewhere| elsewhere.values.get(name)) {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use end_to_end::Backend;
 
+mod agent;
 mod attached;
 mod automaton;
 mod calls;
@@ -39,6 +40,9 @@ struct Arguments {
     /// Opens a second of the throttled flood
     #[arg(long, default_value_t = 100_000)]
     rate: u64,
+    /// Instances that run one after another
+    #[arg(long, default_value_t = 10_000)]
+    brief: usize,
     /// Only these measurements [default: all]
     #[arg(value_enum)]
     only: Vec<Measurement>,
@@ -57,6 +61,8 @@ enum Measurement {
     Flood,
     /// How soon a server runs, and the agent's memory
     Start,
+    /// What the host agent has to stand: nothing to do, many instances, `kill -9`
+    Agent,
 }
 
 fn main() -> Result<()> {
@@ -78,6 +84,7 @@ fn main() -> Result<()> {
             Measurement::Automaton => automaton::measure(arguments.backend, arguments.rounds)?,
             Measurement::Flood => flood::measure(&fixture, arguments.flood, arguments.rate)?,
             Measurement::Start => start::measure(&fixture, arguments.rounds)?,
+            Measurement::Agent => agent::measure(arguments.backend, arguments.brief)?,
         }
     }
     Ok(())

@@ -1,0 +1,310 @@
+//! What the host agent has to stand: nothing to do, many instances, very many one after another, its
+//! own violent end. The tests do a little of each, `cargo xtask bench agent` as much as is promised.
+
+use std::{
+    fmt, fs,
+    hash::{BuildHasher as _, RandomState},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    Backend, Lab,
+    host::{Host, Served},
+    leftovers::{Baseline, cgroup_root},
+    run::eventually,
+};
+
+/// Share of a core that an agent may take that has nothing to do.
+pub const IDLE_SHARE_MAX: f64 = 0.001;
+/// Memory of an agent that has nothing to do.
+pub const IDLE_BYTES_MAX: u64 = 20 << 20;
+/// By how much its memory may differ after very many instances: the allocator's own.
+const GROWTH_BYTES_MAX: u64 = 4 << 20;
+/// After the start, until the agent has nothing to do.
+const SETTLED: Duration = Duration::from_secs(3);
+/// Longest wait before the agent is killed.
+const MOMENT_MS: u64 = 400;
+
+/// A server of which `{folder}/forbidden-{name}` is none of the business.
+fn rules(lab: &Lab, name: &str) -> Result<()> {
+    let folder = lab.folder().display();
+    let text = format!(
+        "schema = 1\nserver = \"{name}\"\ninclude = [\"base\"]\n\
+         [files]\nread = [\"{folder}/*\"]\ndeny = [\"{folder}/forbidden-{name}\"]\n\
+         [exec]\nallow = [\"/bin/{{sh,dash,cat,sleep,busybox}}\", \"/usr/bin/{{sh,dash,cat,sleep}}\"]\n\
+         [response]\nmode = \"enforce\"\nunlisted = {{ read = \"alert\", write = \"deny\", \
+         exec = \"deny\", connect = \"deny\", listen = \"deny\", unix = \"deny\" }}\n"
+    );
+    lab.rule_file(&format!("servers/{name}.toml"), &text)?;
+    fs::write(lab.folder().join(format!("forbidden-{name}")), format!("text of {name}\n"))?;
+    Ok(())
+}
+
+/// Does this on a fixture of its own, and leaves nothing.
+pub fn alone<T>(backend: Backend, body: impl FnOnce(&Lab) -> Result<T>) -> Result<T> {
+    let before = Baseline::take()?;
+    let lab = Lab::new(backend)?;
+    let result = body(&lab);
+    lab.end()?;
+    before.compare()?;
+    result
+}
+
+/// What an idle agent takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Idle {
+    /// Of a core.
+    pub share: f64,
+    /// RssAnon, bytes.
+    pub bytes: u64,
+}
+
+/// Has an agent do nothing for so long.
+pub fn idle(lab: &Lab, length: Duration) -> Result<Idle> {
+    let host = Host::start(lab)?;
+    thread::sleep(SETTLED);
+    let (before, start) = (cpu_ns(host.id()?)?, Instant::now());
+    thread::sleep(length);
+    let spent_ns = cpu_ns(host.id()?)? - before;
+    let share = spent_ns as f64 / start.elapsed().as_nanos() as f64;
+    Ok(Idle { share, bytes: rss_anon(host.id()?)? })
+}
+
+/// Processor time of all threads of a process, ns.
+fn cpu_ns(process: u32) -> Result<u64> {
+    let mut all = 0;
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+        all += text.split(' ').next().context("schedstat")?.parse::<u64>()?;
+    }
+    Ok(all)
+}
+
+fn rss_anon(process: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line.context("RssAnon")?.trim().trim_end_matches(" kB");
+    Ok(kilobytes.parse::<u64>()? << 10)
+}
+
+/// Runs so many servers at once, each under rules of its own: it is refused its own forbidden file
+/// and reads its neighbour's. The agent's memory meanwhile.
+pub fn at_once(lab: &Lab, count: usize) -> Result<u64> {
+    let host = Host::start(lab)?;
+    let folder = lab.folder().display();
+    for number in 0..count {
+        rules(lab, &format!("s{number}"))?;
+    }
+    let mut servers = Vec::new();
+    for number in 0..count {
+        let neighbour = (number + 1) % count;
+        let script = format!(
+            "echo begun; while [ ! -e {folder}/go ]; do sleep 1; done; \
+             cat {folder}/forbidden-s{neighbour}; cat {folder}/forbidden-s{number}; echo end"
+        );
+        servers.push(host.serve(&["--server", &format!("s{number}")], &script)?);
+        // So that launchers do not all wait for the agent's patience to end.
+        servers[number].wait_for("begun")?;
+    }
+    let all = host.status()?["instances"].as_array().map_or(0, Vec::len);
+    ensure!(all == count, "{all} instances of {count}");
+    let bytes = rss_anon(host.id()?)?;
+    fs::write(lab.folder().join("go"), "")?;
+    for (number, server) in servers.iter_mut().enumerate() {
+        let code = server.finish()?;
+        let (own, others) = (format!("text of s{number}\n"), server.stdout());
+        ensure!(others.contains("text of s") && !others.contains(&own), "{number}: {others}");
+        ensure!(code == code_of_refusal(lab), "{number}: {code}: {}", server.stderr());
+    }
+    Ok(bytes)
+}
+
+/// How a server ends that has tried what is forbidden: it is refused it, or killed.
+fn code_of_refusal(lab: &Lab) -> i32 {
+    match lab.backend() {
+        Backend::Lsm => 0,
+        Backend::Tracepoint => 137,
+    }
+}
+
+/// What an agent holds that it might not give back.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// RssAnon, bytes.
+    pub bytes: u64,
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Entries of each of the kernel's tables.
+    pub entries: Vec<(String, u64)>,
+    /// Cgroups and files of instances.
+    pub instances: usize,
+}
+
+impl Held {
+    fn of(lab: &Lab, host: &Host<'_>) -> Result<Self> {
+        let metrics = host.metrics()?;
+        let entry = |line: &str| {
+            let (map, count) =
+                line.strip_prefix("mcp_monitor_map_entries{map=\"")?.split_once("\"} ")?;
+            Some((map.to_owned(), count.trim().parse().ok()?))
+        };
+        let count = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().count();
+        let cgroups =
+            fs::read_dir(cgroup_root()?.join("mcp-monitor")).into_iter().flatten().flatten();
+        let cgroups = cgroups.filter(|entry| entry.path().is_dir()).count();
+        Ok(Self {
+            bytes: rss_anon(host.id()?)?,
+            descriptors: count(Path::new(&format!("/proc/{}/fd", host.id()?))),
+            entries: metrics.lines().filter_map(entry).collect(),
+            instances: cgroups + count(&lab.folder().join("run/instances")),
+        })
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, descriptors, entries, instances } = self;
+        let megabytes = *bytes as f64 / f64::from(1 << 20);
+        let entries: u64 = entries.iter().map(|(_, count)| count).sum();
+        write!(
+            f,
+            "RssAnon {megabytes:.1} MB, {descriptors} descriptors, {entries} table entries, {instances} left of instances"
+        )
+    }
+}
+
+/// Starts and ends so many servers, and compares what the agent holds after a tenth of them and after
+/// all.
+pub fn one_after_another(lab: &Lab, count: usize) -> Result<(Held, Held)> {
+    let host = Host::start(lab)?;
+    rules(lab, "brief")?;
+    let warm = (count / 10).max(2);
+    run_briefly(lab, &host, warm)?;
+    let before = Held::of(lab, &host)?;
+    run_briefly(lab, &host, count - warm)?;
+    let after = Held::of(lab, &host)?;
+    ensure!(after.instances == 0 && before.instances == 0, "{before}; {after}");
+    ensure!(after.entries == before.entries, "{before:?}; {after:?}");
+    ensure!(after.descriptors == before.descriptors, "{before}; {after}");
+    ensure!(after.bytes < before.bytes + GROWTH_BYTES_MAX, "{before}; {after}");
+    Ok((before, after))
+}
+
+/// Until their last events are told, they are forgotten, and the metrics, which are taken once a
+/// second, say so.
+fn until_all_have_ended(host: &Host<'_>) -> Result<()> {
+    eventually("no instance is left", || {
+        host.metrics().is_ok_and(|metrics| !metrics.contains("\nmcp_monitor_instances{"))
+    })
+}
+
+fn run_briefly(lab: &Lab, host: &Host<'_>, count: usize) -> Result<()> {
+    let script = format!("cat {}/forbidden-brief", lab.folder().display());
+    for number in 0..count {
+        // Every tenth does what is forbidden: alerts may not pile up either.
+        let script = if number % 10 == 0 { &script } else { ":" };
+        let mut server = host.serve(&["--server", "brief"], script)?;
+        let code = server.finish()?;
+        ensure!(code == 0 || number % 10 == 0, "{number}: {code}: {}", server.stderr());
+        server.remove()?;
+    }
+    until_all_have_ended(host)
+}
+
+/// What came of killing the agent over and over.
+#[derive(Clone, Copy, Debug)]
+pub struct Killed {
+    /// How often it was killed.
+    pub times: usize,
+    /// Forbidden opens that were tried, before, between and after, and refused or killed for.
+    pub refused: usize,
+    /// Launches that were under way when it was killed.
+    pub launches: usize,
+}
+
+/// Kills the agent so many times, each time at a random moment while servers work and one is being
+/// launched; then every server must be judged as before.
+pub fn kills(lab: &Lab, count: usize) -> Result<Killed> {
+    let mut host = Host::start(lab)?;
+    rules(lab, "busy")?;
+    let mut killed = Killed { times: 0, refused: 0, launches: 0 };
+    // A refusal ends a server on the tracepoint backend.
+    let busy = match lab.backend() {
+        Backend::Lsm => (0..3).map(|_| begin(&host, &attempts(lab))).collect::<Result<Vec<_>>>()?,
+        Backend::Tracepoint => Vec::new(),
+    };
+    for number in 0..count {
+        let mut waiting = begin(&host, &waits(lab, number))?;
+        let mut late = host.serve(&["--server", "busy"], &waits(lab, number))?;
+        thread::sleep(Duration::from_millis(random() % MOMENT_MS));
+        host.end_by(libc::SIGKILL)?;
+        killed.times += 1;
+        fs::write(lab.folder().join(format!("go-{number}")), "")?;
+        if random() % 2 == 0 {
+            ensure_refused(lab, &mut waiting)?;
+            host.begin()?;
+        } else {
+            host.begin()?;
+            ensure_refused(lab, &mut waiting)?;
+        }
+        // It was launched, or it was not; unwatched it did not run.
+        late.finish()?;
+        ensure!(!late.stdout().contains("text of"), "{}", late.stdout());
+        killed.launches += 1;
+        killed.refused += 1;
+    }
+    fs::write(lab.folder().join("stop"), "")?;
+    for mut server in busy {
+        server.finish()?;
+        let out = server.stdout();
+        ensure!(!out.contains("LEAK") && !out.contains("text of"), "{out}");
+        killed.refused += out.matches("tick").count();
+    }
+    until_all_have_ended(&host)?;
+    let held = Held::of(lab, &host)?;
+    let tags = held.entries.iter().find(|(map, _)| map == "tags");
+    ensure!(tags.is_some_and(|(_, count)| *count == 0), "{held:?}");
+    let detached = host.detach_all()?;
+    ensure!(detached.status.success(), "{detached:?}");
+    Ok(killed)
+}
+
+fn begin(host: &Host<'_>, script: &str) -> Result<Served> {
+    let mut server = host.serve(&["--server", "busy"], script)?;
+    server.wait_for("begun")?;
+    Ok(server)
+}
+
+/// Tries the forbidden file over and over.
+fn attempts(lab: &Lab) -> String {
+    let folder = lab.folder().display();
+    format!(
+        "echo begun; while [ ! -e {folder}/stop ]; do \
+         if cat {folder}/forbidden-busy 2>/dev/null; then echo LEAK; else echo tick; fi; done"
+    )
+}
+
+/// Tries it once it may.
+fn waits(lab: &Lab, number: usize) -> String {
+    let folder = lab.folder().display();
+    format!(
+        "echo begun; while [ ! -e {folder}/go-{number} ]; do sleep 0.05; done; \
+         cat {folder}/forbidden-busy; echo end"
+    )
+}
+
+fn ensure_refused(lab: &Lab, server: &mut Served) -> Result<()> {
+    let code = server.finish()?;
+    let out = server.stdout();
+    ensure!(!out.contains("text of"), "{out}");
+    ensure!(code == code_of_refusal(lab), "{code}: {out} {}", server.stderr());
+    Ok(())
+}
+
+fn random() -> u64 {
+    RandomState::new().hash_one(Instant::now())
+}
