@@ -76,11 +76,12 @@ impl Instance {
         self.ending.get_or_insert_default().replies.extend(reply);
     }
 
-    /// Whether it has ended, and its last records have been read.
-    pub fn has_ended(&mut self) -> bool {
+    /// Whether it has ended, and its last records have been read: `read` is when the rings were
+    /// read last.
+    pub fn has_ended(&mut self, read: Instant) -> bool {
         let Some(ending) = &mut self.ending else { return false };
         if let Some(since) = ending.empty {
-            return since.elapsed() >= GRACE;
+            return read.saturating_duration_since(since) >= GRACE;
         }
         let left = self.tree.populated().unwrap_or(false) || self.tree.kill_strays() > 0;
         if !left {

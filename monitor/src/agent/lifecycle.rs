@@ -1,7 +1,7 @@
 //! How instances begin, go on under other rules, and end: what the watcher does to the kernel, the
 //! pipeline and the state for it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use nix::unistd::Pid;
 
@@ -192,9 +192,9 @@ impl Watch {
         }
     }
 
-    /// Forgets instances that have ended.
-    pub(super) fn bury(&mut self) {
-        let ended = |instance: &mut Instance| instance.has_ended();
+    /// Forgets instances that have ended; `read` is when the rings were read last.
+    pub(super) fn bury(&mut self, read: Instant) {
+        let ended = |instance: &mut Instance| instance.has_ended(read);
         let numbers: Vec<u32> = self
             .instances
             .iter_mut()

@@ -101,6 +101,7 @@ impl Watch {
     fn until_end(&mut self) -> anyhow::Result<()> {
         let mut looked = Instant::now();
         loop {
+            let read = Instant::now();
             let look = self.pump();
             self.take_in_held();
             self.answer_names();
@@ -108,7 +109,7 @@ impl Watch {
             while let Some(request) = self.inbox.next() {
                 self.answer(request);
             }
-            self.bury();
+            self.bury(read);
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 self.look()?;
