@@ -13,7 +13,7 @@ use super::{
 use crate::{
     enrich::clock,
     event::PolicyText,
-    kernel::{Kernel, KernelError, Slot},
+    kernel::{self, Kernel, KernelError, Slot},
     launch::Tree,
     names::Service,
     rules::{Compiled, Loaded},
@@ -222,6 +222,7 @@ impl Watch {
             self.end_grants(number);
         }
         self.name_policies();
+        kernel::give_memory_back();
     }
 
     fn drop_from_kernel(&mut self, number: u32, slot: Slot) {

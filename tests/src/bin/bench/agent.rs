@@ -24,10 +24,6 @@ pub fn measure(backend: Backend, brief: usize) -> Result<()> {
         let bytes = alone(backend, |lab| endurance::at_once(lab, AT_ONCE))?;
         Ok((format!("each judged by its own; RssAnon {:.1} MB", megabytes(bytes)), ()))
     })?;
-    line(&format!("{brief} instances, one after another"), || {
-        let (before, after) = alone(backend, |lab| endurance::one_after_another(lab, brief))?;
-        Ok((format!("after a tenth: {before}; after all: {after}"), ()))
-    })?;
     line(&format!("{KILLS} times `kill -9` under load"), || {
         let killed = alone(backend, |lab| endurance::kills(lab, KILLS))?;
         let Killed { times, refused, launches } = killed;
@@ -36,6 +32,10 @@ pub fn measure(backend: Backend, brief: usize) -> Result<()> {
              succeeded; no tag and no pin left"
         );
         Ok((result, ()))
+    })?;
+    line(&format!("{brief} instances, one after another"), || {
+        let (before, after) = alone(backend, |lab| endurance::one_after_another(lab, brief))?;
+        Ok((format!("after a tenth: {before}; after all: {after}"), ()))
     })?;
     // Told first, so that the others are measured all the same.
     ensure!(share < IDLE_SHARE_MAX, "idle: {share} of a core");
