@@ -13,6 +13,8 @@ pub const S_IFBLK: u32 = 0o060_000;
 
 /// `s_magic` of procfs (include/uapi/linux/magic.h, as the others).
 pub const PROC_SUPER_MAGIC: u32 = 0x9fa0;
+/// That of pidfds, since 6.9.
+pub const PIDFS_MAGIC: u32 = 0x5049_4446;
 /// That of pipes without a name.
 pub const PIPEFS_MAGIC: u32 = 0x5049_5045;
 const SYSFS_MAGIC: u32 = 0x6265_6572;

@@ -4,7 +4,7 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{EbpfContext, programs::LsmContext};
 use monitor_common::{
-    file::{PIPEFS_MAGIC, PROC_SUPER_MAGIC, S_IFDIR, S_IFMT},
+    file::{PIDFS_MAGIC, PIPEFS_MAGIC, PROC_SUPER_MAGIC, S_IFDIR, S_IFMT},
     policy::{access, class, set, verdict},
     record::{Record, change, did, flags, kind},
 };
@@ -265,7 +265,9 @@ pub fn judge_file(scratch: &mut Scratch, subject: &Subject, opened: &Opened) -> 
     let mut labels = path::resolve(scratch, 0, place);
     let entry = scratch.entry;
     let mut asked = opened.asked();
-    if opened.mode & FMODE_PATH != 0 || entry.name_len == 0 {
+    // A pidfd is no file of anybody's: what is done through it is judged by itself.
+    let is_pidfd = scratch.record.fs_magic == PIDFS_MAGIC;
+    if opened.mode & FMODE_PATH != 0 || entry.name_len == 0 || is_pidfd {
         asked = 0;
     }
     if inode != entry.inode || scratch.is_private != 0 {
@@ -323,16 +325,13 @@ fn describe_owner(scratch: &mut Scratch, subject: &Subject, inode: Address, entr
     held
 }
 
-/// include/uapi/linux/magic.h
-const PID_FS_MAGIC: u64 = 0x5049_4446;
-
 /// The `struct pid` of a pidfd. Since 6.9 pidfds are files of pidfs, which keeps it in the inode.
 #[inline(always)]
 pub fn pid_of_file(file: Address) -> Address {
     let inode: Address = field!(file, file_inode);
     let sb: Address = field!(inode, inode_sb);
     let magic: u64 = field!(sb, sb_magic);
-    if magic == PID_FS_MAGIC { field!(inode, inode_private) } else { field!(file, file_private) }
+    if magic == PIDFS_MAGIC as u64 { field!(inode, inode_private) } else { field!(file, file_private) }
 }
 
 /// A task of a `struct pid`.

@@ -2,8 +2,12 @@
 //! own violent end. The tests do a little of each, `cargo xtask bench agent` as much as is promised.
 
 use std::{
-    fmt, fs,
+    ffi::CString,
+    fmt,
+    fs::{self, File},
     hash::{BuildHasher as _, RandomState},
+    io::{self, Write as _},
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -99,11 +103,12 @@ pub fn at_once(lab: &Lab, count: usize) -> Result<u64> {
     for number in 0..count {
         rules(lab, &format!("s{number}"))?;
     }
+    let mut gate = gate(lab)?;
     let mut servers = Vec::new();
     for number in 0..count {
         let neighbour = (number + 1) % count;
         let script = format!(
-            "echo begun; while [ ! -e {folder}/go ]; do sleep 1; done; \
+            "echo begun; read line <{folder}/gate; \
              cat {folder}/forbidden-s{neighbour}; cat {folder}/forbidden-s{number}; echo end"
         );
         servers.push(host.serve(&["--server", &format!("s{number}")], &script)?);
@@ -113,7 +118,8 @@ pub fn at_once(lab: &Lab, count: usize) -> Result<u64> {
     let all = host.status()?["instances"].as_array().map_or(0, Vec::len);
     ensure!(all == count, "{all} instances of {count}");
     let bytes = rss_anon(host.id()?)?;
-    fs::write(lab.folder().join("go"), "")?;
+    // A line for each: whoever waits takes one.
+    gate.write_all(&vec![b'\n'; count])?;
     for (number, server) in servers.iter_mut().enumerate() {
         let code = server.finish()?;
         let (own, others) = (format!("text of s{number}\n"), server.stdout());
@@ -121,6 +127,17 @@ pub fn at_once(lab: &Lab, count: usize) -> Result<u64> {
         ensure!(code == code_of_refusal(lab), "{number}: {code}: {}", server.stderr());
     }
     Ok(bytes)
+}
+
+/// A pipe with a name at which servers wait without doing anything.
+fn gate(lab: &Lab) -> Result<File> {
+    let path = lab.folder().join("gate");
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the name ends with NUL and lives across the call.
+    ensure!(unsafe { libc::mkfifo(name.as_ptr(), 0o666) } == 0, "{}", io::Error::last_os_error());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+    // Opened for both ends it does not wait for the other one.
+    Ok(File::options().read(true).write(true).open(path)?)
 }
 
 /// How a server ends that has tried what is forbidden: it is refused it, or killed.
@@ -214,10 +231,10 @@ fn run_briefly(lab: &Lab, host: &Host<'_>, count: usize) -> Result<Held> {
     let script = format!("cat {}/forbidden-brief", lab.folder().display());
     for number in 0..count {
         // Every tenth does what is forbidden: alerts may not pile up either.
-        let script = if number % 10 == 0 { &script } else { ":" };
+        let script = if number.is_multiple_of(10) { &script } else { ":" };
         let mut server = host.serve(&["--server", "brief"], script)?;
         let code = server.finish()?;
-        ensure!(code == 0 || number % 10 == 0, "{number}: {code}: {}", server.stderr());
+        ensure!(code == 0 || number.is_multiple_of(10), "{number}: {code}: {}", server.stderr());
         server.remove()?;
     }
     until_all_have_ended(lab, host)
@@ -252,7 +269,7 @@ pub fn kills(lab: &Lab, count: usize) -> Result<Killed> {
         host.end_by(libc::SIGKILL)?;
         killed.times += 1;
         fs::write(lab.folder().join(format!("go-{number}")), "")?;
-        if random() % 2 == 0 {
+        if random().is_multiple_of(2) {
             ensure_refused(lab, &mut waiting)?;
             host.begin()?;
         } else {

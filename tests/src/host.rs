@@ -6,7 +6,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::unix::{net::UnixStream, process::CommandExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
@@ -29,6 +29,11 @@ pub struct Host<'a> {
 impl<'a> Host<'a> {
     /// Starts an agent; it is ready.
     pub fn start(lab: &'a Lab) -> Result<Self> {
+        Self::start_with(lab, "")
+    }
+
+    /// The same with more of a configuration.
+    pub fn start_with(lab: &'a Lab, more: &str) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let folder = lab.folder().display();
         let text = format!(
@@ -36,7 +41,7 @@ impl<'a> Host<'a> {
              [kernel]\nbackend = \"{}\"\npins = \"{}\"\n\
              [rules]\ndirectory = \"{}\"\n\
              [recording]\ndirectory = \"{folder}/agent\"\nkey = \"{}\"\n\
-             [metrics]\nlisten = \"127.0.0.1:{port}\"\n",
+             [metrics]\nlisten = \"127.0.0.1:{port}\"\n{more}",
             lab.backend(),
             pins(lab).display(),
             lab.rules().display(),
@@ -157,13 +162,7 @@ impl<'a> Host<'a> {
 
     /// Sends bytes to the control socket; what comes back before it is closed.
     pub fn send(&self, bytes: &[u8]) -> Result<String> {
-        let mut stream = UnixStream::connect(self.socket())?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        // The agent may close before it has read everything.
-        let _ = stream.write_all(bytes);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        send(&self.socket(), bytes)
     }
 
     /// Ends what runs and removes everything of the agent's.
@@ -183,6 +182,17 @@ impl Drop for Host<'_> {
         // What stays is found by the test's own look for leftovers.
         let _ = self.detach_all();
     }
+}
+
+/// Sends bytes to a control socket; what comes back before it is closed.
+pub fn send(socket: &Path, bytes: &[u8]) -> Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    // The agent may close before it has read everything.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// What an agent says when it is ready.

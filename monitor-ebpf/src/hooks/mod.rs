@@ -13,6 +13,7 @@ mod inode_set_acl;
 mod inode_setattr;
 mod inode_setxattr;
 mod io_uring_complete;
+mod isolate;
 mod mmap_file;
 pub mod move_mount;
 mod path_chmod;

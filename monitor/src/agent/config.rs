@@ -35,6 +35,8 @@ pub struct Config {
     pub recording: Recording,
     /// What Prometheus scrapes.
     pub metrics: Metrics,
+    /// What is run for each alert.
+    pub on_alert: OnAlert,
 }
 
 /// `[control]`.
@@ -110,6 +112,24 @@ pub struct Metrics {
     pub listen: SocketAddr,
     /// Whether it is served at all.
     pub enabled: bool,
+}
+
+/// `[on_alert]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OnAlert {
+    /// A program with its arguments, run as root without a shell; nothing when empty.
+    pub command: Vec<String>,
+    /// How many run at one time.
+    pub at_once: u32,
+    /// How long each may take, in seconds.
+    pub seconds: u64,
+}
+
+impl Default for OnAlert {
+    fn default() -> Self {
+        Self { command: Vec::new(), at_once: 4, seconds: 30 }
+    }
 }
 
 impl Default for Control {
@@ -226,6 +246,15 @@ impl Config {
         if self.rules.directory.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Some(("rules.directory", ABSOLUTE));
         }
+        if self.on_alert.command.first().is_some_and(|program| !program.starts_with('/')) {
+            return Some(("on_alert.command", ABSOLUTE));
+        }
+        if !(1..=64).contains(&self.on_alert.at_once) {
+            return Some(("on_alert.at_once", "must be 1 to 64"));
+        }
+        if !(1..=3600).contains(&self.on_alert.seconds) {
+            return Some(("on_alert.seconds", "must be 1 to 3600"));
+        }
         if !self.metrics.listen.ip().is_loopback() {
             return Some((
                 "metrics.listen",
@@ -318,6 +347,35 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_no_configuration_is_refused_with_its_place() {
+        for (text, parts) in [
+            ("sockets = 1\n", &["line 1", "sockets", "control"][..]),
+            ("control = 5\n", &["line 1", "control"]),
+            ("[control]\nsocket = 5\n", &["line 2", "string"]),
+            ("[control]\nsocket = \"/a\"\nsocket = \"/b\"\n", &["line 3", "duplicate"]),
+            ("[kernel]\nbackend = \"ebpf\"\n", &["line 2", "tracepoint"]),
+            ("[recording]\nsegment_bytes = \"big\"\n", &["line 2", "segment_bytes"]),
+            ("[recording]\nsegment_bytes = 99999999999999999999\n", &["line 2"]),
+            ("[recording]\nsync = \"never\"\n", &["line 2", "flush"]),
+            ("[metrics]\nlisten = \"localhost\"\n", &["line 2", "socket address"]),
+            ("[on_alert]\ncommand = \"/bin/sh -c x\"\n", &["line 2", "sequence"]),
+            ("[on_alert]\nseconds = 0\n", &["on_alert.seconds", "1 to 3600"]),
+            ("[control\n", &["line 1"]),
+            ("\u{0}\n", &["line 1"]),
+        ] {
+            let message = message(text);
+            for part in parts.iter().chain(&["agent.toml"]) {
+                assert!(message.contains(part), "{text:?}: {part}: {message}");
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        fs::write(&file, b"\xff\xfe").unwrap();
+        let error = Config::read(Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("agent.toml") && error.contains("UTF-8"), "{error}");
+    }
+
+    #[test]
     fn metrics_are_for_this_machine_only() {
         assert!(message("[metrics]\nlisten = \"0.0.0.0:9469\"\n").contains("loopback"));
         Config::parse("[metrics]\nlisten = \"[::1]:9469\"\n", "agent.toml").unwrap();
@@ -328,6 +386,9 @@ mod tests {
         assert!(message("[control]\nsocket = \"agent.sock\"\n").contains("control.socket"));
         assert!(message("[recording]\nsegment_bytes = 10\n").contains("65536"));
         assert!(message("[recording]\nkeep_days = -1\n").contains("keep_days"));
+        assert!(message("[on_alert]\ncommand = [\"rotate\"]\n").contains("must begin with /"));
+        assert!(message("[on_alert]\nat_once = 0\n").contains("on_alert.at_once"));
+        Config::parse("[on_alert]\ncommand = [\"/bin/rotate\"]\n", "agent.toml").unwrap();
         let days = Config::parse("[recording]\nkeep_days = 7\n", "agent.toml").unwrap();
         let age = days.recording.options().limits.age;
         assert_eq!(age, Some(Duration::from_secs(7 * 24 * 60 * 60)));

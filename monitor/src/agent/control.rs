@@ -13,6 +13,8 @@
 //! | `POST /v1/grants` | root | JSON: a grant that is given |
 //! | `GET /v1/grants` | root | JSON: the grants in force |
 //! | `DELETE /v1/grants/N` | root | JSON: the grant that is revoked |
+//! | `POST`, `DELETE /v1/instances/N/isolation` | root | JSON: how it is cut off |
+//! | `POST`, `DELETE /v1/servers/NAME/quarantine` | root | JSON: the instances that are stopped |
 //! | `GET /metrics` | all | text |
 
 use std::{
@@ -35,7 +37,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use axum::{
     Extension, Json, Router,
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes},
     extract::{Path as Parameter, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
@@ -46,7 +48,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixStream},
@@ -54,21 +55,15 @@ use tokio::{
 };
 
 use super::{
+    bounds::{CONNECTIONS_MAX, Guests, PATIENCE, read},
     config::{Config, Control},
     metrics::Metrics,
     request::{Ask, Asker, Caller, Launched, Refusal},
 };
 use crate::launch::account::group_number;
 
-/// Bytes of a request: arguments and environment of a process are bounded by the kernel to 2 MiB,
-/// and grow in JSON.
-const REQUEST_MAX: usize = 8 << 20;
-/// Connections at one time.
-const CONNECTIONS_MAX: usize = 1024;
-/// The same at the port of `/metrics`.
+/// Connections to `/metrics` at one time.
 const SCRAPES_MAX: usize = 16;
-/// How long a caller may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Binds the control socket; nobody is served yet.
 ///
@@ -147,8 +142,13 @@ pub fn start(
                 }
             };
             let accept = async || control.accept().await.map(|(stream, _)| stream);
-            let router_of =
-                |stream: &UnixStream| Some(requests.clone().layer(Extension(caller(stream)?)));
+            let guests = Guests::default();
+            let router_of = |stream: &UnixStream| {
+                let caller = caller(stream)?;
+                // It goes with the connection that the router is for.
+                let guest = Arc::new(guests.enter(caller)?);
+                Some(requests.clone().layer(Extension(caller)).layer(Extension(guest)))
+            };
             // Alerts are followed for as long as somebody cares to.
             tokio::join!(serve_metrics, serve(CONNECTIONS_MAX, accept, router_of, None));
         });
@@ -227,6 +227,8 @@ fn router(office: Office) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/grants", get(grants).post(give))
         .route("/v1/grants/{id}", delete(revoke))
+        .route("/v1/instances/{instance}/isolation", post(isolate).delete(reconnect))
+        .route("/v1/servers/{server}/quarantine", post(quarantine).delete(release))
         .route("/metrics", get(own_metrics))
         .fallback(nothing)
         .with_state(office)
@@ -323,16 +325,40 @@ async fn revoke(
     Ok(Json(revoked).into_response())
 }
 
-/// The `what` that a request is about.
-async fn read<T: DeserializeOwned>(body: Body, what: &str) -> Result<Box<T>, Refusal> {
-    // Whoever does not finish in time, or says too much.
-    let body = tokio::time::timeout(PATIENCE, to_bytes(body, REQUEST_MAX)).await;
-    let body = body.ok().and_then(Result::ok).ok_or_else(|| {
-        let most = REQUEST_MAX >> 20;
-        Refusal::Wrong(format!("the request did not come within {PATIENCE:?} and {most} MiB"))
-    })?;
-    let read = serde_json::from_slice(&body);
-    read.map(Box::new).map_err(|error| Refusal::Wrong(format!("the request is no {what}: {error}")))
+async fn isolate(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    Parameter(instance): Parameter<u32>,
+) -> Result<Response, Refusal> {
+    let ask = |reply| Ask::Isolate(instance, true, reply);
+    Ok(Json(office.asker.ask(caller, ask).await?).into_response())
+}
+
+async fn reconnect(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    Parameter(instance): Parameter<u32>,
+) -> Result<Response, Refusal> {
+    let ask = |reply| Ask::Isolate(instance, false, reply);
+    Ok(Json(office.asker.ask(caller, ask).await?).into_response())
+}
+
+async fn quarantine(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    Parameter(server): Parameter<String>,
+) -> Result<Response, Refusal> {
+    let ask = |reply| Ask::Quarantine(server, true, reply);
+    Ok(Json(office.asker.ask(caller, ask).await?).into_response())
+}
+
+async fn release(
+    State(office): State<Office>,
+    Extension(caller): Extension<Caller>,
+    Parameter(server): Parameter<String>,
+) -> Result<Response, Refusal> {
+    let ask = |reply| Ask::Quarantine(server, false, reply);
+    Ok(Json(office.asker.ask(caller, ask).await?).into_response())
 }
 
 async fn plan(

@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::{
     metrics::{Metrics, Series},
+    on_alert::OnAlert,
     request::Told,
     state::StateDirectory,
 };
@@ -29,6 +30,7 @@ const TOLD: usize = 256;
 pub struct Followers {
     metrics: Arc<Metrics>,
     state: StateDirectory,
+    on_alert: OnAlert,
     read_before: (u64, u64),
     instances: HashMap<u32, Followed>,
     kept: VecDeque<Told>,
@@ -47,11 +49,17 @@ struct Followed {
 impl Followers {
     /// Nobody yet.
     /// `read_before` is [`crate::kernel::Kernel::read_before`].
-    pub fn new(metrics: Arc<Metrics>, state: StateDirectory, read_before: (u64, u64)) -> Self {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        state: StateDirectory,
+        on_alert: OnAlert,
+        read_before: (u64, u64),
+    ) -> Self {
         let (follow, _) = broadcast::channel(BEHIND);
         Self {
             metrics,
             state,
+            on_alert,
             read_before,
             instances: HashMap::new(),
             kept: VecDeque::new(),
@@ -62,6 +70,11 @@ impl Followers {
     /// All alerts to come, whosever they are.
     pub fn follow(&self) -> broadcast::Receiver<Told> {
         self.follow.subscribe()
+    }
+
+    /// What has gone wrong with the command that is run for alerts, since the last call.
+    pub fn trouble(&mut self) -> Option<String> {
+        self.on_alert.trouble()
     }
 
     /// The latest alerts.
@@ -100,6 +113,9 @@ impl Followers {
 
     fn tell(&mut self, event: &Event) {
         let line: Arc<str> = event.to_json().into();
+        if event.is_alert() {
+            self.on_alert.alert(&line);
+        }
         let followed = self.instances.get(&event.instance);
         if let Some(followed) = followed {
             // A launcher that does not read misses lines, as whoever reads the recording does not.

@@ -30,7 +30,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// What is looked at before a policy is replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Check {
+pub(super) enum Check {
     /// Whether what is granted is allowed by it.
     Effect,
     /// Nothing: something is to be taken away.
@@ -101,8 +101,17 @@ impl Watch {
     /// Where rules of a server are, with what is granted to it.
     pub(super) fn search_of(&self, server: Option<&str>, instance: Option<u32>) -> SearchPath {
         let server = server.unwrap_or(rules::DEFAULT);
-        let grants = self.grants.of(server, instance, clock::boot_ns());
-        self.search.clone().with_grants(grants)
+        self.search.clone().with_grants(self.layers(server, instance))
+    }
+
+    /// What stands behind the rules of an instance, or of one that is about to begin.
+    fn layers(&self, server: &str, instance: Option<u32>) -> Vec<Arc<Source>> {
+        let mut layers = self.grants.of(server, instance, clock::boot_ns());
+        let known = instance.and_then(|number| self.instances.get(&number));
+        if known.is_some_and(|instance| instance.isolated) {
+            layers.push(rules::isolation());
+        }
+        layers
     }
 
     /// Gives rights for a while.
@@ -183,10 +192,17 @@ impl Watch {
 
     /// At the start of an agent: instances have what is granted to them now, and nothing else.
     pub(super) fn settle_grants(&mut self) {
+        let own = self.grants.list().iter().filter_map(|grant| grant.instance);
+        for number in own.collect::<BTreeSet<u32>>() {
+            if !self.instances.contains_key(&number) {
+                self.end_grants(number);
+            }
+        }
         self.expire_grants();
         let numbers: Vec<u32> = self.instances.keys().copied().collect();
         for number in numbers {
-            if let Err(refusal) = self.settle(number, Check::Nothing) {
+            let settled = self.cut_off(number).and_then(|()| self.settle(number, Check::Nothing));
+            if let Err(refusal) = settled {
                 let message = format!("what was granted is still in force: {refusal}");
                 self.pipeline.agent(number, "grant", &message);
             }
@@ -226,10 +242,9 @@ impl Watch {
     }
 
     /// Puts an instance under its rules with what is granted to it now.
-    fn settle(&mut self, number: u32, check: Check) -> Result<(), Refusal> {
+    pub(super) fn settle(&mut self, number: u32, check: Check) -> Result<(), Refusal> {
         let Some(instance) = self.instances.get(&number) else { return Ok(()) };
-        let server = &instance.policy.server;
-        let grants = self.grants.of(server, Some(number), clock::boot_ns());
+        let grants = self.layers(&instance.policy.server, Some(number));
         let texts = grants.iter().map(|source| &source.text);
         if rules::granted(&instance.policy).map(|source| &source.text).eq(texts) {
             return Ok(());
@@ -257,18 +272,21 @@ impl Watch {
                 Some(instance) => Ok(instance.policy.server.clone()),
                 None => Err(Refusal::NotFound(format!("there is no instance {number}"))),
             },
-            (Some(server), None) => {
-                let runs = self.instances.values().any(|one| one.policy.server == *server);
-                let names = self.search.names(SourceKind::Server);
-                if runs || names.is_ok_and(|names| names.contains(server)) {
-                    return Ok(server.clone());
-                }
-                Err(Refusal::NotFound(format!(
-                    "there is no server {server}: none runs, and no rules are for it"
-                )))
-            }
+            (Some(server), None) => self.check_server(server).map(|()| server.clone()),
             _ => Err(Refusal::Wrong("a grant is for a server or for an instance".to_owned())),
         }
+    }
+
+    /// Refuses a name that no server has.
+    pub(super) fn check_server(&self, server: &str) -> Result<(), Refusal> {
+        let runs = self.instances.values().any(|one| one.policy.server == server);
+        let names = self.search.names(SourceKind::Server);
+        if runs || names.is_ok_and(|names| names.iter().any(|name| name == server)) {
+            return Ok(());
+        }
+        Err(Refusal::NotFound(format!(
+            "there is no server {server}: none runs, and no rules are for it"
+        )))
     }
 
     fn save_grants(&mut self) {
@@ -306,7 +324,8 @@ fn lines(give: &Give) -> String {
     text
 }
 
-fn person(caller: Caller) -> Person {
+/// Who asks, as far as can be known.
+pub(super) fn person(caller: Caller) -> Person {
     let login = fs::read_to_string(format!("/proc/{}/loginuid", caller.pid)).ok();
     let login = login.and_then(|text| text.trim().parse().ok()).filter(|uid| *uid != u32::MAX);
     let uid = login.unwrap_or(caller.uid);

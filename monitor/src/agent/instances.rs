@@ -47,6 +47,8 @@ pub struct Instance {
     pub names: Option<Service>,
     /// Why the latest rules are not in force.
     pub stale: Option<String>,
+    /// It is cut off from IP networks.
+    pub isolated: bool,
     /// Nobody says when it ends: it is looked at.
     pub is_alone: bool,
     /// Its end, once that has begun.
@@ -99,6 +101,7 @@ impl Instance {
             uid: self.uid,
             started_ns: self.started_ns,
             is_scattered: self.tree.is_scattered(),
+            isolated: self.isolated,
         }
     }
 }

@@ -46,6 +46,7 @@ impl Watch {
     /// Says what is wrong with the rules or with what was asked, or what the kernel refused. Nothing
     /// of it is left then.
     pub(super) fn launch(&mut self, caller: Caller, launch: Launch) -> Result<Launched, Refusal> {
+        self.quarantine.check(launch.server.as_deref())?;
         instances::check_child(caller, launch.pid)?;
         let uid = caller.uid;
         let search = self.search_of(launch.server.as_deref(), None);
@@ -106,6 +107,7 @@ impl Watch {
             tree,
             names,
             stale: None,
+            isolated: false,
             is_alone: false,
             ending: None,
         };
@@ -220,6 +222,11 @@ impl Watch {
             }
             self.state.forget(number);
             self.end_grants(number);
+            if instance.isolated
+                && let Err(error) = self.kernel.end_isolation(number)
+            {
+                self.pipeline.agent(number, "kernel", &error.to_string());
+            }
         }
         self.name_policies();
         kernel::give_memory_back();

@@ -150,6 +150,7 @@ impl Watch {
 
     /// Makes an instance around a process, and tells of the program that it runs.
     fn begin_around(&mut self, process: &Process, server: &str) -> Result<u32, Refusal> {
+        self.quarantine.check(Some(server))?;
         let launch = process.launch(server);
         let caller = Caller { pid: process.tgid, uid: process.uid };
         let search = self.search_of(Some(server), None);

@@ -37,6 +37,14 @@ pub struct Metrics {
     pub policies: IntGaugeVec,
     /// Reloads by result: `ok` or `failed`.
     pub reloads: IntCounterVec,
+    /// Grants in force.
+    pub grants: IntGauge,
+    /// Instances that are cut off from networks.
+    pub isolated: IntGauge,
+    /// Servers that may not start.
+    pub quarantined: IntGauge,
+    /// Alerts by what became of the command for them.
+    pub on_alert: IntCounterVec,
     /// Entries of the kernel's tables.
     pub map_entries: IntGaugeVec,
     /// Room of the kernel's tables.
@@ -90,6 +98,20 @@ impl Metrics {
             instances: gauges("instances", "Instances that run", &["server", "mode"])?,
             policies: gauges("policies", "Policies in force, by state", &["state"])?,
             reloads: counters("reloads_total", "Reloads of rules, by result", &["result"])?,
+            grants: IntGauge::with_opts(options("grants", "Grants in force"))?,
+            isolated: IntGauge::with_opts(options(
+                "isolated_instances",
+                "Instances that are cut off from networks",
+            ))?,
+            quarantined: IntGauge::with_opts(options(
+                "quarantined_servers",
+                "Servers that may not start",
+            ))?,
+            on_alert: counters(
+                "on_alert_total",
+                "Alerts by what became of the command for them",
+                &["result"],
+            )?,
             map_entries: gauges("map_entries", "Entries in a table of the kernel", &["map"])?,
             map_capacity: gauges("map_capacity", "Room of a table of the kernel", &["map"])?,
             program_runs: sums(
@@ -134,6 +156,10 @@ impl Metrics {
             [&self.events, &self.alerts, &self.denials, &self.kills, &self.lost, &self.reloads]
         {
             self.register(family.clone())?;
+        }
+        self.register(self.on_alert.clone())?;
+        for gauge in [&self.grants, &self.isolated, &self.quarantined] {
+            self.register(gauge.clone())?;
         }
         for family in [&self.instances, &self.policies, &self.map_entries, &self.map_capacity] {
             self.register(family.clone())?;
@@ -297,6 +323,7 @@ mod tests {
             family.with_label_values(&["a", "b"]).inc();
         }
         metrics.instances.with_label_values(&["a", "b"]).inc();
+        metrics.on_alert.with_label_values(&["a"]).inc();
         for family in [&metrics.policies, &metrics.map_entries, &metrics.map_capacity] {
             family.with_label_values(&["a"]).inc();
         }

@@ -9,6 +9,7 @@
 //! Two threads: the watcher owns everything about the kernel and the instances; the other one runs
 //! the sockets and only asks.
 
+mod bounds;
 pub mod client;
 pub mod config;
 mod control;
@@ -17,7 +18,9 @@ mod grants;
 mod instances;
 mod lifecycle;
 mod matching;
+mod measures;
 mod metrics;
+mod on_alert;
 mod process;
 mod report;
 pub mod request;
@@ -35,7 +38,9 @@ use self::{
     followers::Followers,
     grants::Grants,
     instances::Instance,
+    measures::Quarantine,
     metrics::Metrics,
+    on_alert::OnAlert,
     state::{Saved, StateDirectory},
     watch::Watch,
 };
@@ -69,6 +74,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     }
     let signals = Signals::block().context("cannot take over signals")?;
     let listener = control::listen(&config.control)?;
+    let quarantine = quarantine(config)?;
     let mut kernel = load_kernel(config)?;
     let metrics = Metrics::new(&kernel.backend().to_string())?;
     let metrics = Arc::new(metrics);
@@ -80,7 +86,10 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let state = StateDirectory::of(&config.control.socket);
     state.create().context("cannot make the directory beside the control socket")?;
     let tags = Rc::new(kernel.take_tags()?);
-    let mut followers = Followers::new(metrics.clone(), state.clone(), kernel.read_before());
+    let on_alert = OnAlert::start(&config.on_alert, metrics.on_alert.clone())
+        .context("cannot make threads for the command of on_alert")?;
+    let mut followers =
+        Followers::new(metrics.clone(), state.clone(), on_alert, kernel.read_before());
     let search = SearchPath::new(config.rules.directory.as_deref());
     let (matching, table, faults) = matching::load(&search);
     let adopted = adopt(&mut kernel, &state, &tags, &mut followers, table.as_ref())?;
@@ -148,6 +157,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         blind,
         instances: adopted.instances,
         grants,
+        quarantine,
         next_policy: adopted.next_policy,
         waiter,
         matching,
@@ -177,6 +187,14 @@ pub fn detach_all(config: &Config) -> anyhow::Result<()> {
     }
     state.remove();
     Ok(())
+}
+
+/// The servers in quarantine; the file stands beside the recording.
+fn quarantine(config: &Config) -> anyhow::Result<Quarantine> {
+    let file = config.recording.directory.with_file_name("quarantine.json");
+    Quarantine::read(&file).with_context(|| {
+        format!("cannot read which servers are in quarantine: repair or remove {}", file.display())
+    })
 }
 
 fn load_kernel(config: &Config) -> anyhow::Result<Kernel> {
@@ -238,6 +256,8 @@ fn adopt(
             Ok(one) => fresh.push(one),
             Err((number, error)) => {
                 state.forget(number);
+                // The cgroup went with its programs; their pins have nothing to hold.
+                kernel.end_isolation(number)?;
                 adopted.messages.push(format!("instance {number}: {error}"));
             }
         }
@@ -283,7 +303,7 @@ fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh
     let slot = kernel
         .adopt(number, saved.position, &compiled)
         .map_err(|error| failed(error.to_string()))?;
-    let Saved { policy, launch, uid, started_ns, is_scattered, .. } = saved;
+    let Saved { policy, launch, uid, started_ns, is_scattered, isolated, .. } = saved;
     let instance = Instance {
         policy,
         slot: slot.unwrap_or_default(),
@@ -293,6 +313,7 @@ fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh
         tree,
         names: None,
         stale: None,
+        isolated,
         is_alone: !is_scattered,
         ending: None,
     };

@@ -81,6 +81,11 @@ pub enum Ask {
     Revoke(u32, Reply<Given>),
     /// What is granted.
     Grants(Reply<Vec<Grant>>),
+    /// Cut an instance off from networks, or connect it again.
+    Isolate(u32, bool, Reply<Isolated>),
+    /// Stop a server and keep it from starting, or let it start again; the answer is what was
+    /// stopped.
+    Quarantine(String, bool, Reply<Vec<u32>>),
     /// The latest alerts.
     Alerts(Reply<Vec<Told>>),
     /// All alerts to come.
@@ -99,6 +104,7 @@ impl Ask {
             Self::Give(..) | Self::Revoke(..) | Self::Grants(_) => {
                 "only root gives rights, and sees who was given any"
             }
+            Self::Isolate(..) | Self::Quarantine(..) => "only root isolates and quarantines",
             _ => return None,
         };
         Some(Refusal::Forbidden(forbidden.to_owned()))
@@ -193,6 +199,8 @@ pub struct Status {
     pub lost: u64,
     /// How long the agent that was before this one had left the kernel alone, in seconds.
     pub blind_seconds: Option<u64>,
+    /// Servers that may not start.
+    pub quarantined: Vec<String>,
     /// What runs.
     pub instances: Vec<InstanceStatus>,
 }
@@ -218,6 +226,8 @@ pub struct InstanceStatus {
     pub alerts: u64,
     /// Why the latest rules are not in force; those before are.
     pub stale: Option<String>,
+    /// It is cut off from IP networks.
+    pub isolated: bool,
 }
 
 /// What became of the rules of an instance.
@@ -269,6 +279,16 @@ impl Give {
             ("network.connect", &self.connect),
         ]
     }
+}
+
+/// How an instance is cut off now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Isolated {
+    /// Whether it is.
+    pub isolated: bool,
+    /// It has no cgroup of its own, because others have started it: it makes no new connections, and
+    /// those that exist go on.
+    pub connections_go_on: bool,
 }
 
 /// A grant that was given or revoked.

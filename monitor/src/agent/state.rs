@@ -32,6 +32,9 @@ pub struct Saved {
     /// Others have started it, and it has no cgroup of its own.
     #[serde(default)]
     pub is_scattered: bool,
+    /// It is cut off from IP networks.
+    #[serde(default)]
+    pub isolated: bool,
 }
 
 /// What has been granted for a while.
@@ -119,7 +122,7 @@ impl StateDirectory {
     /// Says that an agent is at work; about once a second.
     pub fn is_seen(&self) {
         // What it cannot say, the next agent does not know.
-        let _ = fs::write(self.seen(), clock::boot_ns().to_string());
+        let _ = overwrite(&self.seen(), &format!("{:020}", clock::boot_ns()));
     }
 
     /// When an agent was last at work, CLOCK_BOOTTIME, ns.
@@ -137,7 +140,7 @@ impl StateDirectory {
     /// Says how much of each ring is in the recording: events, violations.
     pub fn has_recorded(&self, events: u64, violations: u64) {
         // As above.
-        let _ = fs::write(self.recorded_file(), format!("{events} {violations}"));
+        let _ = overwrite(&self.recorded_file(), &format!("{events:020} {violations:020}"));
     }
 
     /// How much of each ring was in the recording of the agent before.
@@ -185,8 +188,15 @@ impl StateDirectory {
     }
 }
 
+/// Writes over a text of the same length. Cut off first, the file would cost a file system on a disk
+/// blocks and a commit each time; this is done every second.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.create(true).write(true).truncate(false).open(path)?.write_all(text.as_bytes())
+}
+
 /// Replaces a file that only root may read.
-fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
+pub(super) fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let new = path.with_extension("new");
     let file =
         fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;

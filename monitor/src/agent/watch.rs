@@ -17,6 +17,7 @@ use super::{
     grants::Grants,
     instances::{self, Instance},
     matching::Matching,
+    measures::Quarantine,
     metrics::Metrics,
     request::{Ask, Caller, Inbox, InstanceStatus, Plan, Refusal, Request, Status, Told},
     state::StateDirectory,
@@ -66,6 +67,8 @@ pub struct Watch {
     pub instances: BTreeMap<u32, Instance>,
     /// What has been granted for a while.
     pub grants: Grants,
+    /// Servers that may not start.
+    pub quarantine: Quarantine,
     /// Number of the next policy.
     pub next_policy: u32,
     /// What is waited on.
@@ -168,6 +171,9 @@ impl Watch {
         }
         self.expire_grants();
         self.notice_ends();
+        if let Some(trouble) = self.pipeline.sinks().audience.trouble() {
+            self.pipeline.agent(0, "on_alert", &trouble);
+        }
         self.measure();
         self.state.is_seen();
         // Fails when systemd did not start us.
@@ -187,6 +193,10 @@ impl Watch {
         }
         metrics.policies.with_label_values(&["current"]).set(current);
         metrics.policies.with_label_values(&["stale"]).set(stale);
+        metrics.grants.set(self.grants.list().len() as i64);
+        let isolated = self.instances.values().filter(|instance| instance.isolated);
+        metrics.isolated.set(isolated.count() as i64);
+        metrics.quarantined.set(self.quarantine.names().count() as i64);
         for (map, used, room) in self.kernel.usage() {
             metrics.map_entries.with_label_values(&[map]).set(used as i64);
             metrics.map_capacity.with_label_values(&[map]).set(room as i64);
@@ -219,7 +229,11 @@ impl Watch {
             }
             Ask::Launch(launch, reply) => drop(reply.send(self.launch(caller, *launch))),
             Ask::Plan(launch, reply) => {
-                let loaded = instances::load(&self.search, caller, caller.uid, &launch);
+                let server = launch.server.as_deref();
+                let loaded = self
+                    .quarantine
+                    .check(server)
+                    .and_then(|()| instances::load(&self.search, caller, caller.uid, &launch));
                 let plan = loaded.map(|loaded| Plan {
                     enforced: loaded.mode == Mode::Enforce,
                     pass: loaded.pass,
@@ -235,6 +249,12 @@ impl Watch {
             Ask::Give(give, reply) => drop(reply.send(self.give(caller, &give))),
             Ask::Revoke(id, reply) => drop(reply.send(self.revoke(caller, id))),
             Ask::Grants(reply) => drop(reply.send(Ok(self.grants.list().to_vec()))),
+            Ask::Isolate(number, isolated, reply) => {
+                let _ = reply.send(self.isolate(caller, number, isolated));
+            }
+            Ask::Quarantine(server, hold, reply) => {
+                let _ = reply.send(self.quarantine(caller, &server, hold));
+            }
             Ask::Alerts(reply) => {
                 let followers = &self.pipeline.sinks().audience;
                 let own = |told: &&Told| caller.owns(told.uid);
@@ -269,6 +289,7 @@ impl Watch {
                 events,
                 alerts,
                 stale: instance.stale.clone(),
+                isolated: instance.isolated,
             }
         });
         let instances = instances.collect();
@@ -280,6 +301,7 @@ impl Watch {
             recording: self.pipeline.sinks().recording.path().display().to_string(),
             lost: self.pipeline.lost(),
             blind_seconds: self.blind.map(|blind| blind.as_secs()),
+            quarantined: self.quarantine.names().cloned().collect(),
             instances,
         }
     }

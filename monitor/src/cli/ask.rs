@@ -1,4 +1,4 @@
-//! The verbs that talk to the agent: `status`, `alerts`, `reload`, `stop`.
+//! The verbs that talk to the agent: `status`, `alerts`, `reload`, `stop`, `isolate`, `quarantine`.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::bail;
 use clap::Args;
 use hyper::Method;
 use serde::de::DeserializeOwned;
@@ -16,9 +17,10 @@ use crate::{
     agent::{
         client::{Client, ClientError, block_on},
         config::Config,
-        request::{Reloaded, Status},
+        request::{Isolated, Reloaded, Status},
     },
     event::{Parser, printable},
+    rules::is_server_name,
     sink::terminal::{Terminal, shows_colour},
 };
 
@@ -86,6 +88,34 @@ pub struct StopArguments {
     /// Number of the instance, see `status`
     #[arg(value_name = "INSTANCE")]
     instance: u32,
+}
+
+/// Cuts an instance off from IP networks.
+///
+/// It connects to nothing and sends and receives nothing, by sockets that it has already either.
+#[derive(Args)]
+pub struct IsolateArguments {
+    #[command(flatten)]
+    agent: Agent,
+    /// Number of the instance, see `status`
+    #[arg(value_name = "INSTANCE")]
+    instance: u32,
+    /// Let it reach networks again, as its rules say
+    #[arg(long)]
+    undo: bool,
+}
+
+/// Stops all instances of a server and lets none start.
+#[derive(Args)]
+pub struct QuarantineArguments {
+    #[command(flatten)]
+    agent: Agent,
+    /// The server
+    #[arg(value_name = "SERVER")]
+    server: String,
+    /// Let it start again
+    #[arg(long)]
+    release: bool,
 }
 
 /// Runs `status`.
@@ -181,6 +211,43 @@ pub fn stop(arguments: &StopArguments) -> ExitCode {
     finish(stopped)
 }
 
+/// Runs `isolate`.
+pub fn isolate(arguments: &IsolateArguments) -> ExitCode {
+    finish((|| {
+        let socket = arguments.agent.socket()?;
+        let path = format!("/v1/instances/{}/isolation", arguments.instance);
+        let isolated: Isolated =
+            request(&socket, post_or_delete(!arguments.undo), &path, Vec::new())?;
+        if isolated.connections_go_on {
+            println!(
+                "it makes no new connections; those that exist go on, because others have started it \
+                 and it has no cgroup of its own"
+            );
+        }
+        Ok(0)
+    })())
+}
+
+/// Runs `quarantine`.
+pub fn quarantine(arguments: &QuarantineArguments) -> ExitCode {
+    finish((|| {
+        let socket = arguments.agent.socket()?;
+        let server = &arguments.server;
+        if !is_server_name(server) {
+            bail!("{server:?} cannot be a server's name");
+        }
+        let path = format!("/v1/servers/{server}/quarantine");
+        let stopped: Vec<u32> =
+            request(&socket, post_or_delete(!arguments.release), &path, Vec::new())?;
+        stopped.iter().for_each(|number| println!("stopped instance {number}"));
+        Ok(0)
+    })())
+}
+
+fn post_or_delete(post: bool) -> Method {
+    if post { Method::POST } else { Method::DELETE }
+}
+
 /// The answer of the agent to a question without a body.
 pub fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
     request(socket, Method::GET, path, Vec::new())
@@ -225,6 +292,9 @@ fn table(status: &Status) -> String {
     if let Some(blind) = status.blind_seconds {
         text += &format!("took over after {blind} s without an agent\n");
     }
+    if !status.quarantined.is_empty() {
+        text += &format!("in quarantine: {}\n", printable(&status.quarantined.join(", ")));
+    }
     if status.instances.is_empty() {
         return text + "no instances\n";
     }
@@ -244,6 +314,9 @@ fn table(status: &Status) -> String {
             one.alerts,
             one.started
         );
+        if one.isolated {
+            text += &format!("{:>10}  cut off from IP networks\n", "");
+        }
         if let Some(stale) = &one.stale {
             text += &format!("{:>10}  rules not reloaded: {}\n", "", printable(stale));
         }

@@ -6,6 +6,7 @@ mod cgroup;
 mod diagnostics;
 mod error;
 mod hooks;
+mod isolation;
 mod let_go;
 mod matching;
 pub mod pins;

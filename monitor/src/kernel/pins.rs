@@ -5,6 +5,7 @@
 //! DIRECTORY/links-<backend>-<object>/N   attached programs, by the object that they are from
 //! DIRECTORY/links-.../N_program          the programs themselves, for their statistics
 //! DIRECTORY/unfinished/N                 the same, while not all of them are attached
+//! DIRECTORY/isolated/N-WAY               what drops the packets of instance N on one of two ways
 //! ```
 //!
 //! Who finds both takes over without touching a program. Who finds maps of its layout and links of
@@ -52,6 +53,8 @@ pub const MAPS: &[&str] = &[
 
 /// `f_type` of a BPF file system (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// Its name.
+const ISOLATED: &str = "isolated";
 /// What the name of a pinned program ends with; without it, it is the name of its link.
 pub const PROGRAM: &str = "_program";
 
@@ -105,6 +108,15 @@ impl Pins {
     /// Where links are collected. No name in a BPF file system has a dot.
     fn unfinished(&self) -> PathBuf {
         self.directory.join("unfinished")
+    }
+
+    /// The directory of what cuts instances off, which is made.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn isolated(&self) -> io::Result<PathBuf> {
+        let path = self.directory.join(ISOLATED);
+        fs::create_dir_all(&path).map(|()| path)
     }
 
     /// Whether the programs of our own object are attached, all of them.
@@ -168,6 +180,7 @@ impl Pins {
     /// When the file system refuses.
     pub fn remove_all(&self) -> io::Result<()> {
         remove(&self.unfinished());
+        remove(&self.directory.join(ISOLATED));
         for prefix in ["links-", "maps-"] {
             for name in self.names()?.iter().filter(|name| name.starts_with(prefix)) {
                 remove(&self.directory.join(name));

@@ -6,6 +6,7 @@
 
 use std::{
     fmt, io,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -82,6 +83,11 @@ impl Tree {
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove();
         }
+    }
+
+    /// The directory of the cgroup that is its own, if there is one.
+    pub fn place(&self) -> Option<&Path> {
+        self.cgroup.as_ref().map(Cgroup::path)
     }
 
     /// Lets it live on without us.

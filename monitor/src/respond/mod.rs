@@ -140,7 +140,10 @@ mod tests {
     use monitor_common::{policy::Decision, record::kind};
 
     use super::*;
-    use crate::decode::blank;
+    use crate::{
+        decode::blank,
+        event::{Alert, Body, tests::sample},
+    };
 
     fn record(mode: u8, verdict: u8, enforced: u8) -> Record {
         let decision = Decision { verdict, ..Decision::default() };
@@ -194,6 +197,30 @@ mod tests {
             let record = record(mode::ENFORCE, verdict::KILL_TREE, enforced);
             assert_eq!(answer(&record), Answer::Tree);
         }
+    }
+
+    #[test]
+    fn a_finding_of_nobody_in_particular_ends_the_tree() {
+        let mut event = sample(b"/x");
+        let mut found = record(mode::ENFORCE, verdict::KILL, enforced::NONE).decision;
+        found.reason = reason::DETECTOR;
+        if let Some(violation) = &mut event.violation {
+            violation.decision = found;
+            violation.observed_only = false;
+            violation.answered = enforced::NONE;
+        }
+        event.body = Body::Alert(Box::new(Alert {
+            event: "resolve".to_owned(),
+            subject: "a.example.com".into(),
+            why: String::new(),
+            count: 1,
+            ancestry: Vec::new(),
+            evidence: vec![1],
+            finding: None,
+        }));
+        assert_eq!(of_finding(&event).as_ref().map(answer), Some(Answer::Process));
+        event.observed = None;
+        assert_eq!(of_finding(&event).as_ref().map(answer), Some(Answer::Tree));
     }
 
     #[test]

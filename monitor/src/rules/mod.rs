@@ -40,12 +40,12 @@ pub use explain::{Explanation, resolved_path};
 pub use hostname::is_plain as is_host_name;
 pub use lint::{Blind, lint, lint_servers};
 pub use load::{
-    DEFAULT, Loaded, Mode, ResolvedPattern, Resources, audit, granted, load, load_granted,
-    load_recorded, parse_grant, without_effect,
+    DEFAULT, Loaded, Mode, ResolvedPattern, Resources, audit, granted, isolation, load,
+    load_granted, load_recorded, parse_grant, without_effect,
 };
 pub use matcher::{Matcher, Traits};
 pub use names::{Naming, Standing, is_public};
 pub use parse::{Document, SCHEMA, parse_server};
 pub use schema::schema;
-pub use search::SearchPath;
+pub use search::{SearchPath, is_name as is_server_name};
 pub use source::{Source, SourceKind};

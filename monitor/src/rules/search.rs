@@ -195,7 +195,7 @@ fn name_of(path: &Path) -> Option<String> {
 }
 
 /// Whether a name can be a file's within a rules directory, so that `../x` leads nowhere.
-pub(super) fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(allowed)
 }

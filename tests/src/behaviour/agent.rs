@@ -1,13 +1,19 @@
 //! The host agent: servers of ordinary users, rules that only root sets, and programs that go on
 //! judging without it.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::{
     Backend, Lab,
-    host::{Host, NOBODY, Served},
+    host::{Host, NOBODY, Served, send},
     run::eventually,
 };
 
@@ -22,6 +28,7 @@ crate::tests! {
         rules_are_reloaded_while_servers_run,
         server_dies_with_its_launcher,
         hostile_requests_change_nothing,
+        slow_and_many_callers_keep_nobody_out,
         metrics_tell_what_happened,
         detaching_leaves_nothing,
     ],
@@ -254,6 +261,14 @@ fn hostile_requests_change_nothing(lab: &Lab) -> Result<()> {
         (post("/v1/instances", "{"), " 400 "),
         (post("/v1/instances", &"[".repeat(100_000)), " 400 "),
         (post("/v1/instances", &stranger), " 403 "),
+        (post("/v1/instances", &stranger.replace("\"home\"", "\"rules\"")), " 400 "),
+        (post("/v1/instances", &stranger.replace("[\"x\"]", "\"x\"")), " 400 "),
+        (post("/v1/instances", &stranger.replace("null", "\"\\uD800\"")), " 400 "),
+        (post("/v1/grants", "{\"server\":\"subject\",\"seconds\":-1}"), " 400 "),
+        (post("/v1/grants", "{\"server\":\"subject\",\"seconds\":60,\"deny\":[\"/\"]}"), " 400 "),
+        (post("/v1/grants", "{\"seconds\":60,\"read\":[\"/srv/x\"]}"), " 400 "),
+        (post("/v1/instances/1/isolation", ""), " 404 "),
+        (post("/v1/servers/..%2F..%2Fx/quarantine", ""), " 404 "),
         (post("/v1/instances/4294967295/end", ""), " 404 "),
         (post("/v1/instances/x/end", ""), " 400 "),
         (post("/v2/status", ""), " 404 "),
@@ -268,6 +283,52 @@ fn hostile_requests_change_nothing(lab: &Lab) -> Result<()> {
     ensure!(host.status()?["instances"][0]["server"] == "subject");
     go(lab)?;
     ensure_judged(lab, &mut served)
+}
+
+/// Whoever takes its time is let go, and whoever takes all places leaves some for root.
+fn slow_and_many_callers_keep_nobody_out(lab: &Lab) -> Result<()> {
+    let host = fixture(lab)?;
+    open_to_all(&host.socket())?;
+    let slow = [
+        "GET /v1/status HT",
+        "GET /v1/status HTTP/1.1\r\nhost: x\r\nx-",
+        "POST /v1/plan HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10\r\n\r\n{",
+    ];
+    let (begun, socket) = (Instant::now(), host.socket());
+    let ended: Vec<Result<String>> = thread::scope(|scope| {
+        let all = slow.map(|request| scope.spawn(|| send(&socket, request.as_bytes())));
+        all.map(|one| one.join().unwrap_or_else(|_| Err(anyhow!("panicked")))).into()
+    });
+    for (request, answer) in slow.iter().zip(ended) {
+        let answer = answer?;
+        ensure!(!answer.contains(" 200 "), "{request}: {answer}");
+    }
+    ensure!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    let held = connections_of(NOBODY, &host.socket(), 900)?;
+    ensure!(held.len() == 900, "{}", held.len());
+    ensure!(host.status()?["instances"].is_array(), "root is kept out");
+    drop(held);
+    let again = host.ask_as(NOBODY, &["status"])?;
+    ensure!(again.status.success(), "{again:?}");
+    let metrics = host.metrics()?;
+    let name = "mcp_monitor_resident_anonymous_bytes ";
+    let bytes = metrics.lines().find_map(|line| line.strip_prefix(name)?.parse::<f64>().ok());
+    ensure!(bytes.is_some_and(|bytes| bytes < 64e6), "{bytes:?}");
+    Ok(())
+}
+
+/// Connections that another user has made.
+fn connections_of(uid: u32, socket: &Path, count: usize) -> Result<Vec<UnixStream>> {
+    thread::scope(|scope| {
+        let connect = scope.spawn(|| -> Result<Vec<UnixStream>> {
+            // SAFETY: takes numbers. The call itself is of this thread alone, which then ends.
+            if unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) } != 0 {
+                return Err(std::io::Error::last_os_error().into());
+            }
+            (0..count).map(|_| Ok(UnixStream::connect(socket)?)).collect()
+        });
+        connect.join().unwrap_or_else(|_| Err(anyhow!("panicked")))
+    })
 }
 
 fn metrics_tell_what_happened(lab: &Lab) -> Result<()> {

@@ -90,7 +90,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Lets it read the file; it must not come to it, or dies of it.
-    fn is_kept_from_reading(mut self) -> Result<()> {
+    fn cannot_read(mut self) -> Result<()> {
         match self.lab.backend() {
             Backend::Lsm => {
                 let out = self.go()?;
@@ -130,7 +130,7 @@ fn instances(host: &Host<'_>) -> Result<Vec<String>> {
 
 fn file_is_readable_for_as_long_as_it_is_granted(lab: &Lab) -> Result<()> {
     let host = fixture(lab)?;
-    Steps::start(lab, &host, "without", &format!("cat {}", wanted(lab)))?.is_kept_from_reading()?;
+    Steps::start(lab, &host, "without", &format!("cat {}", wanted(lab)))?.cannot_read()?;
     let mut server = Steps::start(lab, &host, "with", &format!("cat {}", wanted(lab)))?;
     let id = granted(&host, &["--server", "subject", "--read", &wanted(lab), "--for", "1h"])?;
     server.reads()?;
@@ -145,8 +145,8 @@ fn file_is_readable_for_as_long_as_it_is_granted(lab: &Lab) -> Result<()> {
     ensure!(list.contains(&wanted(lab)) && list.contains(&format!("grant {id} ")), "{list}");
     let revoked = host.ask(&["grant", "--revoke", &id])?;
     ensure!(revoked.status.success(), "{revoked:?}");
-    server.is_kept_from_reading()?;
-    later.is_kept_from_reading()?;
+    server.cannot_read()?;
+    later.cannot_read()?;
     ensure!(host.said().contains(&format!("revoke: grant {id}")), "{}", host.said());
     let list = host.ask(&["grant", "--list"])?;
     ensure!(list.stdout == b"nothing is granted\n", "{list:?}");
@@ -161,7 +161,7 @@ fn grant_ends_by_itself(lab: &Lab) -> Result<()> {
     server.reads()?;
     let told = format!("expire: grant {id}");
     eventually(&told, || host.said().contains(&told))?;
-    server.is_kept_from_reading()?;
+    server.cannot_read()?;
     let list = host.ask(&["grant", "--list"])?;
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     ensure!(list.contains(&format!("grant {longer} ")) && !list.contains("wanted"), "{list}");
@@ -176,7 +176,7 @@ fn grant_to_one_instance_is_for_no_other(lab: &Lab) -> Result<()> {
     let twin = Steps::start(lab, &host, "twin", &what)?;
     granted(&host, &["--instance", &before[0], "--read", &wanted(lab), "--for", "1h"])?;
     one.reads()?;
-    twin.is_kept_from_reading()?;
+    twin.cannot_read()?;
     one.reads()?;
     // With the instance its grant is over.
     one.go()?;
@@ -202,7 +202,7 @@ fn grant_that_is_over_ends_with_the_next_agent(lab: &Lab) -> Result<()> {
     let state = lab.folder().join("run/grants.json");
     let state = fs::read_to_string(state)?;
     ensure!(!state.contains("wanted"), "{state}");
-    server.is_kept_from_reading()
+    server.cannot_read()
 }
 
 fn address_is_reachable_for_as_long_as_it_is_granted(lab: &Lab) -> Result<()> {

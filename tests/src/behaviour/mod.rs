@@ -34,6 +34,7 @@ behaviours! {
     lineage,
     machine,
     matching,
+    measures,
     metrics,
     names,
     opens,

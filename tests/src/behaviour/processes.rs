@@ -14,6 +14,7 @@ crate::tests! {
     both: [
         other_processes_are_out_of_reach,
         process_that_has_ended_is_nobodys,
+        own_processes_are_reached_by_descriptor_whatever_files_may_be_written,
         calls_that_open_ways_around_are_seen,
     ],
     // Nothing shows a received descriptor to the tracepoint backend.
@@ -119,6 +120,16 @@ fn process_that_has_ended_is_nobodys(lab: &Lab) -> Result<()> {
         batch.worked(&format!("ending.{number}"))?;
         batch.worked(&format!("ended.{number}"))?;
     }
+    ensure!(batch.events.violations().count() == 0, "{batch}");
+    Ok(())
+}
+
+fn own_processes_are_reached_by_descriptor_whatever_files_may_be_written(lab: &Lab) -> Result<()> {
+    lab.policy(&PROCESSES.replace("write = \"allow\"", "write = \"deny\""))?;
+    let mut cases = Cases::new();
+    cases.add("own", "with-child pidfd-signal PID 18");
+    let batch = cases.run(lab)?;
+    batch.worked("own")?;
     ensure!(batch.events.violations().count() == 0, "{batch}");
     Ok(())
 }

@@ -33,6 +33,13 @@ pub fn parse_grant(id: u32, rules: &str) -> Result<Arc<Source>, RuleError> {
     patterns(&source).map(|_| source)
 }
 
+/// Lines under which a server reaches no address and listens nowhere, whatever its rules say.
+pub fn isolation() -> Arc<Source> {
+    let text = format!("schema = {}\nnetwork.deny = [\"0.0.0.0/0\", \"[::/0]\"]\n", parse::SCHEMA);
+    let name = "isolation".to_owned();
+    Arc::new(Source { kind: SourceKind::Grant, path: name.clone(), name, text })
+}
+
 /// The grants that a policy holds.
 pub fn granted(policy: &PolicyText) -> impl Iterator<Item = &SourceText> {
     policy.sources.iter().filter(|source| source.kind == SourceKind::Grant.name())

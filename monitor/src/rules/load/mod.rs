@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-pub use grants::{granted, load_granted, parse_grant, without_effect};
+pub use grants::{granted, isolation, load_granted, parse_grant, without_effect};
 use loader::Loader;
 use monitor_common::policy::{Label, access, class, detector, set, verdict};
 

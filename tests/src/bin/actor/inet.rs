@@ -3,6 +3,8 @@
 use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
+    time::Duration,
 };
 
 use crate::{
@@ -12,6 +14,7 @@ use crate::{
 
 pub const STEPS: &[Step] = &[
     step("tcp", "ADDRESS PORT", |words| connect(words, libc::SOCK_STREAM, 0)),
+    step("tcp-when", "ADDRESS PORT FILE...", send_when),
     step("mptcp", "ADDRESS PORT", |words| connect(words, libc::SOCK_STREAM, libc::IPPROTO_MPTCP)),
     step("tcp-fastopen", "ADDRESS PORT", |words| {
         let address = address(words, 0)?;
@@ -123,6 +126,20 @@ fn connect(words: Words<'_>, kind: i32, protocol: i32) -> Done {
     let socket = socket(&address, kind, protocol)?;
     connect_socket(&socket, &address)?;
     send(&socket)
+}
+
+/// Connects, and sends on that connection each time that another of the files is there.
+fn send_when(words: Words<'_>) -> Done {
+    let address = address(words, 0)?;
+    let socket = socket(&address, libc::SOCK_STREAM, 0)?;
+    connect_socket(&socket, &address)?;
+    for file in words.rest(2) {
+        while !Path::new(file).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        send(&socket)?;
+    }
+    done("")
 }
 
 /// Connects, dissolves the connection by AF_UNSPEC, and connects the same socket elsewhere.

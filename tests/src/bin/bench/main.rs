@@ -43,6 +43,9 @@ struct Arguments {
     /// Instances that run one after another
     #[arg(long, default_value_t = 10_000)]
     brief: usize,
+    /// How often the host agent is killed
+    #[arg(long, default_value_t = 100)]
+    kills: usize,
     /// Only these measurements [default: all]
     #[arg(value_enum)]
     only: Vec<Measurement>,
@@ -84,7 +87,9 @@ fn main() -> Result<()> {
             Measurement::Automaton => automaton::measure(arguments.backend, arguments.rounds)?,
             Measurement::Flood => flood::measure(&fixture, arguments.flood, arguments.rate)?,
             Measurement::Start => start::measure(&fixture, arguments.rounds)?,
-            Measurement::Agent => agent::measure(arguments.backend, arguments.brief)?,
+            Measurement::Agent => {
+                agent::measure(arguments.backend, arguments.brief, arguments.kills)?;
+            }
         }
     }
     Ok(())

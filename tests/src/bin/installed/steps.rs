@@ -181,9 +181,9 @@ fn same_server_is_judged(served: &mut Served) -> Result<()> {
     let said = served.said();
     let (_, pid) = said.split_once("begun ").with_context(|| said.clone())?;
     let pid = pid.split_whitespace().next();
-    let pid = pid.with_context(|| said.clone())?.to_owned();
+    let pid: u64 = pid.with_context(|| said.clone())?.parse()?;
     let status = status()?;
-    ensure!(status["instances"][0]["pid"].to_string() == pid, "{pid}: {status}");
+    ensure!(status["instances"][0]["pid"] == pid, "{pid}: {status}");
     let ticks = said.matches("tick").count();
     eventually("it goes on", || Ok(served.said().matches("tick").count() > ticks + 3))?;
     let stop = Path::new(FOLDER).join("stop");
@@ -226,18 +226,16 @@ fn refusals() -> Result<u64> {
     Ok(of_it.map(|line| line["count"].as_u64().unwrap_or(1)).sum())
 }
 
+/// What `find` does not see: they are on file systems of the kernel's.
+const OF_THE_KERNEL: [&str; 2] = ["/sys/fs/bpf/mcp-monitor", "/sys/fs/cgroup/mcp-monitor"];
+
 pub fn remove() -> Result<()> {
     let mut served = Served::start("member", "removed", ATTEMPTS)?;
     served.wait_for("tick")?;
     sh("dpkg --remove mcp-monitor")?;
     ensure!(served.finish()? == 137, "{}", served.said());
     ensure!(!served.said().contains("LEAK"), "{}", served.said());
-    for gone in [
-        "/usr/bin/mcp-monitor",
-        "/run/mcp-monitor",
-        "/sys/fs/bpf/mcp-monitor",
-        "/sys/fs/cgroup/mcp-monitor",
-    ] {
+    for gone in OF_THE_KERNEL.into_iter().chain(["/usr/bin/mcp-monitor", "/run/mcp-monitor"]) {
         ensure!(!Path::new(gone).exists(), "{gone} is left");
     }
     for kept in ["/etc/mcp-monitor/agent.toml", "/var/lib/mcp-monitor/events"] {
@@ -253,6 +251,8 @@ pub fn remove() -> Result<()> {
     ensure!(left.is_empty(), "{left:?}");
     ensure!(try_sh("getent group mcp-monitor")?.stdout.is_empty());
     ensure!(try_sh("systemctl cat mcp-monitor")?.stdout.is_empty());
-    ensure!(fs::read_dir("/sys/fs/bpf")?.next().is_none(), "pins are left");
+    for gone in OF_THE_KERNEL {
+        ensure!(!Path::new(gone).exists(), "{gone} is left");
+    }
     Ok(())
 }
