@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     Backend, Lab,
     host::{Host, Served},
-    leftovers::{Baseline, cgroup_root},
+    leftovers::Baseline,
     run::eventually,
 };
 
@@ -157,7 +157,7 @@ pub struct Held {
     pub descriptors: usize,
     /// Entries of each of the kernel's tables.
     pub entries: Vec<(String, u64)>,
-    /// Cgroups and files of instances.
+    /// Files of instances. Their cgroups are looked for when everything is over.
     pub instances: usize,
 }
 
@@ -170,14 +170,11 @@ impl Held {
             Some((map.to_owned(), count.trim().parse().ok()?))
         };
         let count = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().count();
-        let cgroups =
-            fs::read_dir(cgroup_root()?.join("mcp-monitor")).into_iter().flatten().flatten();
-        let cgroups = cgroups.filter(|entry| entry.path().is_dir()).count();
         Ok(Self {
             bytes: rss_anon(host.id()?)?,
             descriptors: count(Path::new(&format!("/proc/{}/fd", host.id()?))),
             entries: metrics.lines().filter_map(entry).collect(),
-            instances: cgroups + count(&lab.folder().join("run/instances")),
+            instances: count(&lab.folder().join("run/instances")),
         })
     }
 }

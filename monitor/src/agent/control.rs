@@ -39,7 +39,7 @@ use axum::{
     Extension, Json, Router,
     body::{Body, Bytes},
     extract::{Path as Parameter, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{Method, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -48,6 +48,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixStream},
@@ -58,7 +59,7 @@ use super::{
     bounds::{CONNECTIONS_MAX, Guests, PATIENCE, read},
     config::{Config, Control},
     metrics::Metrics,
-    request::{Ask, Asker, Caller, Launched, Refusal},
+    request::{Ask, Asker, Caller, Launched, Refusal, Reply},
 };
 use crate::launch::account::group_number;
 
@@ -103,6 +104,17 @@ pub fn listen(control: &Control) -> anyhow::Result<UnixListener> {
 struct Office {
     asker: Asker,
     scraped: Scraped,
+}
+
+impl Office {
+    /// The watcher's answer as JSON.
+    async fn json<T: Serialize>(
+        &self,
+        caller: Caller,
+        ask: impl FnOnce(Reply<T>) -> Ask,
+    ) -> Result<Response, Refusal> {
+        Ok(Json(self.asker.ask(caller, ask).await?).into_response())
+    }
 }
 
 /// What `/metrics` shows.
@@ -227,8 +239,8 @@ fn router(office: Office) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/grants", get(grants).post(give))
         .route("/v1/grants/{id}", delete(revoke))
-        .route("/v1/instances/{instance}/isolation", post(isolate).delete(reconnect))
-        .route("/v1/servers/{server}/quarantine", post(quarantine).delete(release))
+        .route("/v1/instances/{instance}/isolation", post(isolate).delete(isolate))
+        .route("/v1/servers/{server}/quarantine", post(quarantine).delete(quarantine))
         .route("/metrics", get(own_metrics))
         .fallback(nothing)
         .with_state(office)
@@ -242,14 +254,14 @@ async fn status(
     State(office): State<Office>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Refusal> {
-    Ok(Json(office.asker.ask(caller, Ask::Status).await?).into_response())
+    office.json(caller, Ask::Status).await
 }
 
 async fn reload(
     State(office): State<Office>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Refusal> {
-    Ok(Json(office.asker.ask(caller, Ask::Reload).await?).into_response())
+    office.json(caller, Ask::Reload).await
 }
 
 async fn end(
@@ -303,7 +315,7 @@ async fn grants(
     State(office): State<Office>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Refusal> {
-    Ok(Json(office.asker.ask(caller, Ask::Grants).await?).into_response())
+    office.json(caller, Ask::Grants).await
 }
 
 async fn give(
@@ -312,8 +324,7 @@ async fn give(
     body: Body,
 ) -> Result<Response, Refusal> {
     let give = read(body, "grant").await?;
-    let given = office.asker.ask(caller, |reply| Ask::Give(give, reply)).await?;
-    Ok(Json(given).into_response())
+    office.json(caller, |reply| Ask::Give(give, reply)).await
 }
 
 async fn revoke(
@@ -321,44 +332,27 @@ async fn revoke(
     Extension(caller): Extension<Caller>,
     Parameter(id): Parameter<u32>,
 ) -> Result<Response, Refusal> {
-    let revoked = office.asker.ask(caller, |reply| Ask::Revoke(id, reply)).await?;
-    Ok(Json(revoked).into_response())
+    office.json(caller, |reply| Ask::Revoke(id, reply)).await
 }
 
 async fn isolate(
     State(office): State<Office>,
     Extension(caller): Extension<Caller>,
     Parameter(instance): Parameter<u32>,
+    method: Method,
 ) -> Result<Response, Refusal> {
-    let ask = |reply| Ask::Isolate(instance, true, reply);
-    Ok(Json(office.asker.ask(caller, ask).await?).into_response())
-}
-
-async fn reconnect(
-    State(office): State<Office>,
-    Extension(caller): Extension<Caller>,
-    Parameter(instance): Parameter<u32>,
-) -> Result<Response, Refusal> {
-    let ask = |reply| Ask::Isolate(instance, false, reply);
-    Ok(Json(office.asker.ask(caller, ask).await?).into_response())
+    let isolated = method == Method::POST;
+    office.json(caller, |reply| Ask::Isolate(instance, isolated, reply)).await
 }
 
 async fn quarantine(
     State(office): State<Office>,
     Extension(caller): Extension<Caller>,
     Parameter(server): Parameter<String>,
+    method: Method,
 ) -> Result<Response, Refusal> {
-    let ask = |reply| Ask::Quarantine(server, true, reply);
-    Ok(Json(office.asker.ask(caller, ask).await?).into_response())
-}
-
-async fn release(
-    State(office): State<Office>,
-    Extension(caller): Extension<Caller>,
-    Parameter(server): Parameter<String>,
-) -> Result<Response, Refusal> {
-    let ask = |reply| Ask::Quarantine(server, false, reply);
-    Ok(Json(office.asker.ask(caller, ask).await?).into_response())
+    let hold = method == Method::POST;
+    office.json(caller, |reply| Ask::Quarantine(server, hold, reply)).await
 }
 
 async fn plan(
@@ -367,8 +361,7 @@ async fn plan(
     body: Body,
 ) -> Result<Response, Refusal> {
     let launch = read(body, "launch").await?;
-    let plan = office.asker.ask(caller, |reply| Ask::Plan(launch, reply)).await?;
-    Ok(Json(plan).into_response())
+    office.json(caller, |reply| Ask::Plan(launch, reply)).await
 }
 
 async fn launch(

@@ -49,7 +49,7 @@ use crate::{
     event::Veil,
     kernel::{self, Kernel, KernelError, Tags, pins::Pins},
     launch::{
-        Account,
+        Account, cgroup,
         signals::{self, Signals},
     },
     pipeline::{Pipeline, Sinks},
@@ -94,6 +94,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let (matching, table, faults) = matching::load(&search);
     let adopted = adopt(&mut kernel, &state, &tags, &mut followers, table.as_ref())?;
     matching::put_in_force(&mut kernel, table.as_ref())?;
+    cgroup::remove_unfinished(&adopted.instances.keys().copied().collect::<Vec<_>>());
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
     header.policies = adopted.instances.values().map(|one| one.policy.clone()).collect();
@@ -185,6 +186,7 @@ pub fn detach_all(config: &Config) -> anyhow::Result<()> {
         // Fails for one that has ended.
         let _ = signals::send(Pid::from_raw(tgid as i32), libc::SIGCONT);
     }
+    cgroup::remove_unfinished(&[]);
     state.remove();
     Ok(())
 }

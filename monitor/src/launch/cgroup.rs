@@ -77,6 +77,22 @@ pub fn parent() -> Result<PathBuf, CgroupError> {
     Ok(root.ok_or(CgroupError::NotMounted)?.join(PARENT))
 }
 
+/// Removes the cgroups of launches that an agent could not finish because it was killed: nobody is in
+/// them, and they are none of `known`. The cgroup of a launch that begins at this very moment goes,
+/// too; that launch then fails.
+pub fn remove_unfinished(known: &[u32]) {
+    let Ok(parent) = parent() else { return };
+    for entry in fs::read_dir(&parent).into_iter().flatten().flatten() {
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if number.is_some_and(|number| !known.contains(&number)) {
+            // Fails when a process is inside.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+    // Fails when an instance is left.
+    let _ = fs::remove_dir(parent);
+}
+
 /// Whether this process is in the cgroup of an instance.
 pub fn is_inside_an_instance() -> bool {
     is_process_inside_an_instance(Pid::this())
