@@ -16,8 +16,17 @@ pub const TAGS_REFUSE: u64 = TAGS_MAX as u64 - 1024;
 /// Tags in use from which a tree that got to fork all the same is killed, while every process of it
 /// still has its tag.
 pub const TAGS_SENTENCE: u64 = TAGS_MAX as u64 - 512;
-/// Instances at one time.
+/// Positions in the table of instances. The last two are no instance's.
 pub const INSTANCES_MAX: u32 = 4096;
+/// Position whose policy is the table that processes which nobody watches are held against when
+/// they execute a program; 0 there: no rules ask for it.
+pub const MATCH_POSITION: u32 = INSTANCES_MAX - 1;
+/// Position of processes that are held for the agent: no policy ever stands there.
+pub const HELD_POSITION: u32 = INSTANCES_MAX - 2;
+/// Processes that are held for the agent at one time.
+pub const HELD_MAX: u32 = 4096;
+/// Bytes of the ring that tells the agent of them; what finds no room has been told already.
+pub const BELL_BYTES: u32 = 4096;
 /// Policies in the kernel at one time; slot 0 is never used.
 pub const POLICIES_MAX: u32 = 4096;
 /// Rows of all automata together, unless the loader asks for less.

@@ -43,6 +43,7 @@ offsets! {
     task_fs = "task_struct"."fs",
     task_mm = "task_struct"."mm",
     task_nsproxy = "task_struct"."nsproxy",
+    task_cgroups = "task_struct"."cgroups",
     task_status = "task_struct"."thread_info.status",
     task_pid_links = "task_struct"."pid_links",
     task_flags = "task_struct"."flags",
@@ -123,6 +124,11 @@ offsets! {
     regs_r9 = "pt_regs"."r9",
     regs_r10 = "pt_regs"."r10",
     io_kiocb_opcode = "io_kiocb"."opcode",
+    css_set_cgroup = "css_set"."dfl_cgrp",
+    cgroup_node = "cgroup"."kn",
+    node_name = "kernfs_node"."name",
+    node_parent = "kernfs_node"."parent",
+    node_rcu_parent = "kernfs_node"."__parent",
 }
 
-wire!(Offsets = 364);
+wire!(Offsets = 388);

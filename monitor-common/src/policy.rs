@@ -329,7 +329,13 @@ pub mod tag_flags {
     pub const LAUNCH: u32 = 1;
     /// The executable is a dynamic loader that has not yet mapped its program.
     pub const LOADER: u32 = 2;
+    /// A server that others have started: stopped, and everything refused, until the agent has put
+    /// it under its rules.
+    pub const HELD: u32 = 4;
 }
+
+/// [`Tag::instance`] of processes that are held for the agent.
+pub const HELD_INSTANCE: u32 = u32::MAX - 1;
 
 /// Identity of an inode on every path that leads to it.
 #[repr(C)]

@@ -2,6 +2,7 @@
 //!
 //! | happens | tag |
 //! | --- | --- |
+//! | exec of a server that others start | see [`crate::matching`] |
 //! | fork of a tagged process | inherited, before the child can run |
 //! | new thread | shared, it has the tgid |
 //! | exec | kept |
@@ -14,7 +15,7 @@ use aya_ebpf::helpers::{
 };
 use aya_log_ebpf::warn;
 use monitor_common::{
-    policy::{Policy, Tag, mode},
+    policy::{Policy, Tag, mode, tag_flags},
     record::counter,
 };
 
@@ -22,6 +23,7 @@ use crate::{
     atomic, emit,
     kernel_field::{Address, field, load},
     maps::{INSTANCES, POLICIES, TAG_COUNT, TAGS},
+    matching,
 };
 
 /// SIGKILL; the kernel's number on every architecture.
@@ -43,7 +45,8 @@ pub struct Subject {
 pub enum Current {
     /// Not a process of ours.
     Untagged,
-    /// Tagged, but sentenced or without a policy: to be refused, and already killed if sentenced.
+    /// Tagged, but sentenced, held or without a policy: to be refused, and already killed if
+    /// sentenced, stopped if held.
     Outlaw,
     /// Tagged.
     Tagged(Subject),
@@ -66,6 +69,7 @@ pub fn current_without_signal() -> Current {
 pub fn current_even_if_doomed() -> Current {
     let ids = bpf_get_current_pid_tgid();
     match tag_of((ids >> 32) as u32) {
+        Some(tag) if tag.flags & tag_flags::HELD != 0 => Current::Outlaw,
         Some(tag) => subject_of(ids, tag),
         None => Current::Untagged,
     }
@@ -75,6 +79,13 @@ pub fn current_even_if_doomed() -> Current {
 fn look_up(may_signal: bool) -> Current {
     let ids = bpf_get_current_pid_tgid();
     let Some(tag) = tag_of((ids >> 32) as u32) else { return Current::Untagged };
+    if tag.flags & tag_flags::HELD != 0 {
+        if may_signal {
+            // Somebody else has let it go on.
+            matching::stop_current();
+        }
+        return Current::Outlaw;
+    }
     if is_doomed(tag.slot) {
         if may_signal {
             kill_current();
@@ -86,10 +97,7 @@ fn look_up(may_signal: bool) -> Current {
 
 #[inline(always)]
 fn subject_of(ids: u64, tag: Tag) -> Current {
-    let Some(state) = INSTANCES.get_ptr(tag.slot) else { return missing() };
-    // SAFETY: a map value lives as long as the program. Volatile: userspace replaces the word while
-    // we run; it is read once.
-    let slot = unsafe { core::ptr::read_volatile(core::ptr::addr_of!((*state).policy)) };
+    let slot = policy_at(tag.slot);
     if slot == 0 {
         return missing();
     }
@@ -98,6 +106,16 @@ fn subject_of(ids: u64, tag: Tag) -> Current {
         Some(policy) => Current::Tagged(Subject { tag, ids, policy: unsafe { &*policy }, slot }),
         None => missing(),
     }
+}
+
+/// Slot of the policy that stands at a position of the table of instances, 0 when there is none.
+#[inline(always)]
+pub fn policy_at(position: u32) -> u32 {
+    INSTANCES.get_ptr(position).map_or(0, |state| {
+        // SAFETY: a map value lives as long as the program. Volatile: userspace replaces the word
+        // while we run; it is read once.
+        unsafe { core::ptr::read_volatile(core::ptr::addr_of!((*state).policy)) }
+    })
 }
 
 #[inline(always)]

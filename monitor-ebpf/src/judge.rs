@@ -325,6 +325,15 @@ fn describe_owner(scratch: &mut Scratch, subject: &Subject, inode: Address, entr
     held
 }
 
+/// The `struct pid` of a pidfd. Since 6.9 pidfds are files of pidfs, which keeps it in the inode.
+#[inline(always)]
+pub fn pid_of_file(file: Address) -> Address {
+    let inode: Address = field!(file, file_inode);
+    let sb: Address = field!(inode, inode_sb);
+    let magic: u64 = field!(sb, sb_magic);
+    if magic == PIDFS_MAGIC as u64 { field!(inode, inode_private) } else { field!(file, file_private) }
+}
+
 /// A task of a `struct pid`.
 #[inline(always)]
 pub fn task_of_pid(pid: Address) -> Address {

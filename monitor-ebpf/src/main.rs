@@ -19,6 +19,7 @@ mod judge;
 mod kernel_field;
 mod label;
 mod maps;
+mod matching;
 mod network;
 mod path;
 mod policy;

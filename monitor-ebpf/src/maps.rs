@@ -32,6 +32,14 @@ pub static TAGS: HashMap<u32, Tag> = HashMap::with_max_entries(limits::TAGS_MAX,
 #[map]
 pub static TAG_COUNT: Array<u64> = Array::with_max_entries(1, 0);
 
+/// Processes that are held for the agent, by tgid: since when, CLOCK_BOOTTIME, ns.
+#[map]
+pub static HELD: HashMap<u32, u64> = HashMap::with_max_entries(limits::HELD_MAX, 0);
+
+/// Wakes the agent when there is one more of them.
+#[map]
+pub static BELL: RingBuf = RingBuf::with_byte_size(limits::BELL_BYTES, 0);
+
 /// Policy and sentence by instance slot; userspace maps it into its memory, so that a policy is
 /// replaced by one store.
 #[map]

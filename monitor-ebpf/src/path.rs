@@ -246,7 +246,7 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
 
 /// Copies `length` bytes at `from` of the walk buffer to a string.
 #[inline(always)]
-fn set(scratch: &mut Scratch, position: usize, length: u32, from: u32) {
+pub fn set(scratch: &mut Scratch, position: usize, length: u32, from: u32) {
     let target = position * STRING_BYTES;
     let strings = scratch.strings.as_mut_ptr();
     // SAFETY: strings have 4,104 bytes each, of which at most 4,095 + 8 are written.

@@ -135,7 +135,7 @@ extern "C" fn classify_in_slot(index: u32, string: u32, slot: u32) -> u32 {
 
 /// Fills the last word of a string up with NULs.
 #[inline(always)]
-fn pad(scratch: &mut Scratch, position: usize, length: u32) {
+pub fn pad(scratch: &mut Scratch, position: usize, length: u32) {
     let end = position * STRING_BYTES + length as usize;
     let mut i = 0;
     while i < 8 {

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use monitor_common::{
-    automaton::{self, ByteClasses, Row, START},
+    automaton::{self, ByteClasses, DEAD, Row, START},
     limits::ARGV_MAX,
     policy::class,
     record::{ARGV, PATH, flags},
@@ -42,9 +42,22 @@ pub fn judge(scratch: &mut Scratch, subject: &Subject, classes: u32) {
 /// has been classified before.
 #[inline(always)]
 pub fn is_named(scratch: &mut Scratch, slot: u32) -> bool {
+    outcome(scratch, slot) == ACCEPTED
+}
+
+/// What came of a walk: nothing that follows could be accepted.
+pub const REFUSED: u32 = 0;
+/// Not accepted, and could still be if more followed.
+pub const OPEN: u32 = 1;
+/// Accepted.
+pub const ACCEPTED: u32 = 2;
+
+/// What comes of the path in the record, behind which a NUL stands, and the arguments in it.
+#[inline(always)]
+pub fn outcome(scratch: &mut Scratch, slot: u32) -> u32 {
     let path = scratch.record.lengths[PATH] as u32 & 0xfff;
     let arguments = scratch.record.lengths[ARGV] as u32 & 0x7fff;
-    named_in_slot(scratch.lend(), path << 16 | arguments, slot) != 0
+    walk_in_slot(scratch.lend(), path << 16 | arguments, slot)
 }
 
 /// A string on its way through the table.
@@ -60,7 +73,7 @@ struct Walk {
 
 #[inline(never)]
 extern "C" fn eat(index: u64, walk: *mut Walk) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context that `named_in_slot` gave it.
+    // SAFETY: `bpf_loop` hands over the context that `walk_in_slot` gave it.
     let walk = unsafe { &mut *walk };
     // SAFETY: behind the beginning of either string, the slot has that many words and more.
     let word = unsafe { walk.text.add(index as usize & (WORDS - 1)).read() };
@@ -73,11 +86,11 @@ extern "C" fn eat(index: u64, walk: *mut Walk) -> i64 {
     step.done as i64
 }
 
-/// 1 if the table accepts. A global function, which the verifier checks once for all its callers:
+/// What the table says. A global function, which the verifier checks once for all its callers:
 /// `lengths` are those of the path, behind which a NUL stands, and of the arguments.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn named_in_slot(index: u32, lengths: u32, slot: u32) -> u32 {
+extern "C" fn walk_in_slot(index: u32, lengths: u32, slot: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr(index) else { return 0 };
     let Some(policy) = POLICIES.get(slot) else { return 0 };
     let Some(rows) = ROWS.get_ptr(0) else { return 0 };
@@ -103,7 +116,10 @@ extern "C" fn named_in_slot(index: u32, lengths: u32, slot: u32) -> u32 {
     run(&mut walk);
     let rows = KernelRows(rows.cast());
     let row = automaton::Rows::row(&rows, walk.base.wrapping_add(walk.state));
-    row.map_or(0, |row| (row.accept != 0) as u32)
+    if row.is_some_and(|row| row.accept != 0) {
+        return ACCEPTED;
+    }
+    (walk.state != DEAD) as u32 * OPEN
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor_common::record::{Record, flags};
+use monitor_common::record::{Record, STRINGS, flags};
 
 use crate::{
     decode::{self, DecodeError},
@@ -205,9 +205,9 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         self.deliver();
     }
 
-    /// Something about a file that the kernel programs have not seen.
-    pub fn told(&mut self, record: Record, path: &[u8]) {
-        let bytes = decode::encode(record, [path, &[], &[], &[]]);
+    /// Something that the kernel programs have not seen.
+    pub fn told(&mut self, record: Record, strings: [&[u8]; STRINGS]) {
+        let bytes = decode::encode(record, strings);
         if let Ok(decoded) = decode::decode(&bytes) {
             self.enricher.record(&decoded, &mut self.events);
         }

@@ -12,7 +12,7 @@ use monitor_common::{
 };
 
 use crate::{
-    emit, instance,
+    emit, instance, judge,
     kernel_field::{Address, current_task, field, load, read},
     label,
     maps::POLICIES,
@@ -57,6 +57,21 @@ pub extern "C" fn control_untag(ctx: *mut c_void) -> i32 {
     let ctx = RawTracePointContext::new(ctx);
     instance::remove(ctx.arg::<u64>(0) as u32);
     0
+}
+
+/// Arguments: a pidfd of the caller, and which half of the answer is asked for: 0 the lower 32 bits.
+/// When the process began, CLOCK_BOOTTIME, ns, as records carry it; 0 when it has ended.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tracepoint/control_start")]
+pub extern "C" fn control_start(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let file = file_of(current_task(), ctx.arg::<u64>(0));
+    if file == 0 {
+        return 0;
+    }
+    let task = judge::task_of_pid(judge::pid_of_file(file));
+    let start = instance::start_of(task);
+    (start >> (32 * (ctx.arg::<u64>(1) & 1))) as i32
 }
 
 /// What no path's classes are: the path could not be read, or the policy is not there.

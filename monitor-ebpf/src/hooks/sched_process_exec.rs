@@ -20,6 +20,7 @@ use crate::{
     instance::{self, Current, Subject},
     judge,
     kernel_field::{Address, field, offset},
+    matching,
     path::{self, Place},
     policy::{self, Means},
     scratch::{STRING_AT, Scratch},
@@ -54,6 +55,16 @@ pub fn sched_process_exec_judge(ctx: BtfTracePointContext) -> i32 {
             finish(scratch, subject, task, bprm);
         });
     }
+    0
+}
+
+/// The same for processes that nobody watches, on both backends: those that the rules name as
+/// servers are held before they run an instruction
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec_match(ctx: BtfTracePointContext) -> i32 {
+    let task = ctx.arg::<*const c_void>(0) as Address;
+    let bprm = ctx.arg::<*const c_void>(2) as Address;
+    matching::at_exec(task, bprm);
     0
 }
 

@@ -9,6 +9,7 @@ use crate::{
     instance::{self, Current},
     judge,
     kernel_field::{Address, field},
+    matching,
     policy::Means,
 };
 
@@ -17,9 +18,7 @@ use crate::{
 pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let task = ctx.arg::<*const c_void>(0) as Address;
     let tgid = instance::tgid_of(task);
-    if instance::tag_of(tgid).is_none() {
-        return 0;
-    }
+    let Some(tag) = instance::tag_of(tgid) else { return 0 };
     let signal: Address = field!(task, task_signal);
     let live: i32 = field!(signal, signal_live);
     if live != 0 {
@@ -31,5 +30,6 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         });
     }
     instance::remove(tgid);
+    matching::forget(tgid, &tag);
     0
 }

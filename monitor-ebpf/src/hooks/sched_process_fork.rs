@@ -14,6 +14,7 @@ use crate::{
     instance::{self, Current},
     judge,
     kernel_field::Address,
+    matching,
     policy::Means,
 };
 
@@ -27,7 +28,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(tag) = instance::tag_of(parent_tgid) else { return 0 };
-    let tagged = instance::insert(child_tgid, &Tag { ..tag });
+    let tagged = matching::keep(child_tgid, &tag) && instance::insert(child_tgid, &Tag { ..tag });
     if let Current::Tagged(subject) = instance::current() {
         judge::run(&subject, kind::FORK, Means::KillOnly, |scratch, _| {
             judge::describe_target(scratch, child);

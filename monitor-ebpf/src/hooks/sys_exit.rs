@@ -9,7 +9,6 @@ use aya_ebpf::{
 };
 use core::ffi::c_void;
 use monitor_common::{
-    file::PIDFS_MAGIC,
     limits::PATH_MAX,
     policy::{access, class, set},
     record::{SECOND, change, flags, kind},
@@ -262,16 +261,7 @@ fn other(subject: &Subject, call: &Call, arguments: Arguments) {
 #[inline(always)]
 fn reach(scratch: &mut Scratch, subject: &Subject, call: &Call, arguments: Arguments) {
     if call.action == action::PIDFD {
-        let file = arguments.file(call.directory);
-        let inode: Address = field!(file, file_inode);
-        let sb: Address = field!(inode, inode_sb);
-        let magic: u64 = field!(sb, sb_magic);
-        // Since 6.9 pidfds are files of pidfs, which keeps the pid in the inode.
-        let pid: Address = if magic == PIDFS_MAGIC as u64 {
-            field!(inode, inode_private)
-        } else {
-            field!(file, file_private)
-        };
+        let pid = judge::pid_of_file(arguments.file(call.directory));
         judge::describe_target(scratch, judge::task_of_pid(pid));
     } else {
         scratch.record.flags |= flags::ARGUMENT;

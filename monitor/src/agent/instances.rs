@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs,
+    hash::{BuildHasher as _, RandomState},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     rc::Rc,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     event::{Bytes, PolicyText},
-    kernel::{Slot, Tags},
+    kernel::{FIRST_RESERVED, Slot, Tags},
     launch::{Cgroup, Tree},
     names::Service,
     rules::{self, Bindings, Compiled, Loaded, SearchPath, Start},
@@ -77,13 +78,14 @@ impl Instance {
         self.ending.get_or_insert_default().replies.extend(reply);
     }
 
-    /// Whether it has ended, and its last records have been read.
-    pub fn has_ended(&mut self) -> bool {
+    /// Whether it has ended, and its last records have been read: `read` is when the rings were
+    /// read last.
+    pub fn has_ended(&mut self, read: Instant) -> bool {
         let Some(ending) = &mut self.ending else { return false };
         if let Some(since) = ending.empty {
-            return since.elapsed() >= GRACE;
+            return read.saturating_duration_since(since) >= GRACE;
         }
-        let left = self.tree.cgroup().populated().unwrap_or(false) || self.tree.kill_strays() > 0;
+        let left = self.tree.populated().unwrap_or(false) || self.tree.kill_strays() > 0;
         if !left {
             ending.empty = Some(Instant::now());
         }
@@ -98,6 +100,7 @@ impl Instance {
             launch: self.launch.clone(),
             uid: self.uid,
             started_ns: self.started_ns,
+            is_scattered: self.tree.is_scattered(),
             isolated: self.isolated,
         }
     }
@@ -188,22 +191,30 @@ pub fn compile(loaded: &Loaded) -> Result<Arc<Compiled>, Refusal> {
 ///
 /// # Errors
 /// When there is no room for it.
-pub fn place(
-    taken: impl Fn(u32) -> bool,
-    mut number: impl FnMut() -> u32,
-) -> Result<(u32, Cgroup), Refusal> {
-    let fresh = || loop {
-        let number = number();
-        if !taken(number) {
-            return number;
-        }
-    };
+pub fn place(taken: impl Fn(u32) -> bool) -> Result<(u32, Cgroup), Refusal> {
+    let fresh = || fresh_number(&taken);
     Cgroup::create(fresh).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 /// The tree of an instance in its cgroup.
 pub fn tree(cgroup: Cgroup, instance: u32, tags: Rc<Tags>) -> Tree {
     Tree::new(cgroup, Box::new(move || tags.members(instance)))
+}
+
+/// The tree of a server that others have started.
+pub fn scattered(instance: u32, tags: Rc<Tags>) -> Tree {
+    Tree::scattered(Box::new(move || tags.members(instance)))
+}
+
+/// A number that no instance has.
+pub fn fresh_number(taken: impl Fn(u32) -> bool) -> u32 {
+    loop {
+        let number = RandomState::new().hash_one(std::process::id()) as u32;
+        // The last ones stand for what is no server: see the kernel side.
+        if (1..FIRST_RESERVED).contains(&number) && !taken(number) {
+            return number;
+        }
+    }
 }
 
 /// The rules of an instance as an earlier agent had put them in force.

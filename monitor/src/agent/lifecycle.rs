@@ -1,10 +1,7 @@
 //! How instances begin, go on under other rules, and end: what the watcher does to the kernel, the
 //! pipeline and the state for it.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    sync::Arc,
-};
+use std::{sync::Arc, time::Instant};
 
 use nix::unistd::Pid;
 
@@ -16,16 +13,30 @@ use super::{
 use crate::{
     enrich::clock,
     event::PolicyText,
-    kernel::{self, KernelError, Slot},
+    kernel::{self, Kernel, KernelError, Slot},
     launch::Tree,
     names::Service,
-    rules::Compiled,
+    rules::{Compiled, Loaded},
 };
 
 /// A policy in the kernel that is not yet in force.
 struct Prepared {
     slot: Slot,
     names: Option<Service>,
+}
+
+/// An instance that is to begin.
+pub(super) struct Beginning {
+    /// Its number.
+    pub number: u32,
+    /// Its tree, with nothing under watch yet.
+    pub tree: Tree,
+    /// How it was launched.
+    pub launch: Launch,
+    /// Its rules.
+    pub loaded: Loaded,
+    /// Whose it is.
+    pub uid: u32,
 }
 
 impl Watch {
@@ -40,17 +51,38 @@ impl Watch {
         let uid = caller.uid;
         let search = self.search_of(launch.server.as_deref(), None);
         let loaded = instances::load(&search, caller, uid, &launch)?;
-        let compiled = instances::compile(&loaded)?;
-        let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
-        let random = || RandomState::new().hash_one(std::process::id()) as u32;
-        let taken =
-            |number: u32| number == 0 || number == u32::MAX || self.instances.contains_key(&number);
-        let (number, cgroup) = instances::place(taken, random)?;
-        cgroup.limit(&loaded.resources).map_err(|error| failed(&error))?;
+        let (number, cgroup) = instances::place(|number| self.instances.contains_key(&number))?;
+        cgroup.limit(&loaded.resources).map_err(|error| Refusal::Failed(error.to_string()))?;
         let tree = instances::tree(cgroup, number, self.tags.clone());
+        let child = launch.pid;
+        let begun = Beginning { number, tree, launch, loaded, uid };
+        self.begin(begun, |kernel, _| kernel.tag(child, number))
+    }
+
+    /// A number that no instance has.
+    pub(super) fn fresh_number(&self) -> u32 {
+        instances::fresh_number(|number| self.instances.contains_key(&number))
+    }
+
+    /// Puts the rules of an instance in force, then its first process under them with `tag`.
+    ///
+    /// # Errors
+    /// As [`Watch::launch`].
+    pub(super) fn begin(
+        &mut self,
+        begun: Beginning,
+        tag: impl FnOnce(&mut Kernel, &Compiled) -> Result<(), KernelError>,
+    ) -> Result<Launched, Refusal> {
+        let Beginning { number, tree, launch, loaded, uid } = begun;
+        let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
+        let compiled = instances::compile(&loaded)?;
         let policy = self.veil.policy(loaded.text(self.next_policy, number));
         let prepared = self.prepare(&policy, &compiled).map_err(|error| failed(&error))?;
-        if let Err(error) = self.put_under_watch(&tree, number, &prepared, launch.pid) {
+        let put = self.enforce(number, &prepared).map_err(anyhow::Error::from).and_then(|()| {
+            tree.add(Pid::from_raw(launch.pid as i32))?;
+            Ok(tag(&mut self.kernel, &compiled)?)
+        });
+        if let Err(error) = put {
             let _ = tree.kill();
             self.drop_from_kernel(number, prepared.slot);
             return Err(Refusal::Failed(error.to_string()));
@@ -83,18 +115,6 @@ impl Watch {
         self.name_policies();
         self.save(number);
         Ok(Launched { started, told })
-    }
-
-    fn put_under_watch(
-        &mut self,
-        tree: &Tree,
-        number: u32,
-        prepared: &Prepared,
-        child: u32,
-    ) -> anyhow::Result<()> {
-        self.enforce(number, prepared)?;
-        tree.cgroup().add(Pid::from_raw(child as i32))?;
-        Ok(self.kernel.tag(child, number)?)
     }
 
     /// Puts a policy into the kernel, not yet in force.
@@ -174,9 +194,9 @@ impl Watch {
         }
     }
 
-    /// Forgets instances that have ended.
-    pub(super) fn bury(&mut self) {
-        let ended = |instance: &mut Instance| instance.has_ended();
+    /// Forgets instances that have ended; `read` is when the rings were read last.
+    pub(super) fn bury(&mut self, read: Instant) {
+        let ended = |instance: &mut Instance| instance.has_ended(read);
         let numbers: Vec<u32> = self
             .instances
             .iter_mut()
@@ -238,6 +258,7 @@ impl Watch {
             self.save(number);
         }
         self.name_policies();
+        self.reload_matches();
         results
     }
 

@@ -17,9 +17,12 @@ mod followers;
 mod grants;
 mod instances;
 mod lifecycle;
+mod matching;
 mod measures;
 mod metrics;
 mod on_alert;
+mod process;
+mod report;
 pub mod request;
 mod state;
 mod watch;
@@ -27,6 +30,7 @@ mod watch;
 use std::{collections::BTreeMap, io, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
+use nix::unistd::Pid;
 
 use self::{
     config::{Backend, Config},
@@ -44,9 +48,12 @@ use crate::{
     enrich::{Clock, Enricher, clock},
     event::Veil,
     kernel::{self, Kernel, KernelError, Tags, pins::Pins},
-    launch::{Account, cgroup, signals::Signals},
+    launch::{
+        Account, cgroup,
+        signals::{self, Signals},
+    },
     pipeline::{Pipeline, Sinks},
-    rules::SearchPath,
+    rules::{Automaton, SearchPath},
     segment::{Header, key},
     sink::{
         journal::Journal,
@@ -83,7 +90,10 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         .context("cannot make threads for the command of on_alert")?;
     let mut followers =
         Followers::new(metrics.clone(), state.clone(), on_alert, kernel.read_before());
-    let adopted = adopt(&mut kernel, &state, &tags, &mut followers)?;
+    let search = SearchPath::new(config.rules.directory.as_deref());
+    let (matching, table, faults) = matching::load(&search);
+    let adopted = adopt(&mut kernel, &state, &tags, &mut followers, table.as_ref())?;
+    matching::put_in_force(&mut kernel, table.as_ref())?;
     cgroup::remove_unfinished(&adopted.instances.keys().copied().collect::<Vec<_>>());
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
@@ -118,6 +128,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     for message in adopted.messages {
         pipeline.agent(0, "takeover", &message);
     }
+    for message in faults {
+        pipeline.agent(0, "match", &message);
+    }
     if let Some(blind) = blind {
         metrics.blind.inc_by(blind.as_secs());
     }
@@ -138,7 +151,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         tags,
         signals,
         inbox,
-        search: SearchPath::new(config.rules.directory.as_deref()),
+        search,
         state,
         metrics,
         veil,
@@ -148,6 +161,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         quarantine,
         next_policy: adopted.next_policy,
         waiter,
+        matching,
     }
     .run()
 }
@@ -165,7 +179,13 @@ pub fn detach_all(config: &Config) -> anyhow::Result<()> {
             crate::launch::Tree::new(cgroup, Box::new(Vec::new)).end()?;
         }
     }
-    Pins::at(&config.kernel.pins).remove_all().context("cannot remove what is pinned")?;
+    let pins = Pins::at(&config.kernel.pins);
+    let held = kernel::held_at(&pins);
+    pins.remove_all().context("cannot remove what is pinned")?;
+    for tgid in held {
+        // Fails for one that has ended.
+        let _ = signals::send(Pid::from_raw(tgid as i32), libc::SIGCONT);
+    }
     cgroup::remove_unfinished(&[]);
     state.remove();
     Ok(())
@@ -209,6 +229,7 @@ fn adopt(
     state: &StateDirectory,
     tags: &Rc<Tags>,
     followers: &mut Followers,
+    table: Option<&Automaton>,
 ) -> anyhow::Result<Adopted> {
     let (saved, wrong) = state.read().context("cannot read the state of the agent before")?;
     let mut adopted = Adopted {
@@ -243,6 +264,7 @@ fn adopt(
             }
         }
     }
+    kernel.adopt_match(table)?;
     kernel.sweep()?;
     for (mut instance, compiled, in_kernel) in fresh {
         let number = instance.number();
@@ -269,23 +291,32 @@ type Fresh = (Instance, Arc<crate::rules::Compiled>, bool);
 fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh, (u32, String)> {
     let number = saved.policy.instance;
     let failed = |error: String| (number, error);
-    let cgroup = instances::find(number).map_err(|error| failed(error.to_string()))?;
+    let tree = match saved.is_scattered {
+        true if tags.members(number).is_empty() => {
+            return Err(failed("its last process has ended".to_owned()));
+        }
+        true => instances::scattered(number, tags.clone()),
+        false => {
+            let cgroup = instances::find(number).map_err(|error| failed(error.to_string()))?;
+            instances::tree(cgroup, number, tags.clone())
+        }
+    };
     let compiled = instances::recompile(&saved.policy).map_err(failed)?;
     let slot = kernel
         .adopt(number, saved.position, &compiled)
         .map_err(|error| failed(error.to_string()))?;
-    let Saved { policy, launch, uid, started_ns, isolated, .. } = saved;
+    let Saved { policy, launch, uid, started_ns, is_scattered, isolated, .. } = saved;
     let instance = Instance {
         policy,
         slot: slot.unwrap_or_default(),
         launch,
         uid,
         started_ns,
-        tree: instances::tree(cgroup, number, tags.clone()),
+        tree,
         names: None,
         stale: None,
         isolated,
-        is_alone: true,
+        is_alone: !is_scattered,
         ending: None,
     };
     Ok((instance, compiled, slot.is_some()))

@@ -29,6 +29,9 @@ pub struct Saved {
     pub uid: u32,
     /// When it began, CLOCK_BOOTTIME, ns.
     pub started_ns: u64,
+    /// Others have started it, and it has no cgroup of its own.
+    #[serde(default)]
+    pub is_scattered: bool,
     /// It is cut off from IP networks.
     #[serde(default)]
     pub isolated: bool,

@@ -16,6 +16,7 @@ use super::{
     followers::Followers,
     grants::Grants,
     instances::{self, Instance},
+    matching::Matching,
     measures::Quarantine,
     metrics::Metrics,
     request::{Ask, Caller, Inbox, InstanceStatus, Plan, Refusal, Request, Status, Told},
@@ -35,6 +36,8 @@ use crate::{
 
 /// How often what is slow to find out is looked at: the longest wait.
 const LOOK: Duration = Duration::from_secs(1);
+/// The longest wait while a process that is held does not stand still yet.
+const HELD: Duration = Duration::from_millis(1);
 /// The longest wait while names are answered.
 const NAMES: Duration = Duration::from_millis(200);
 
@@ -70,6 +73,8 @@ pub struct Watch {
     pub next_policy: u32,
     /// What is waited on.
     pub waiter: Waiter,
+    /// By what servers are known that others start.
+    pub matching: Matching,
 }
 
 impl Watch {
@@ -80,8 +85,10 @@ impl Watch {
     pub fn run(mut self) -> anyhow::Result<()> {
         self.waiter.add(self.signals.as_fd())?;
         self.waiter.add(self.inbox.as_fd())?;
+        self.waiter.add(self.kernel.bell())?;
         self.serve_adopted_names();
         self.settle_grants();
+        self.adopt_running();
         self.measure();
         self.until_end()?;
         let Self { pipeline, kernel, instances, .. } = self;
@@ -97,13 +104,15 @@ impl Watch {
     fn until_end(&mut self) -> anyhow::Result<()> {
         let mut looked = Instant::now();
         loop {
+            let read = Instant::now();
             let look = self.pump();
+            self.take_in_held();
             self.answer_names();
             self.inbox.quiet();
             while let Some(request) = self.inbox.next() {
                 self.answer(request);
             }
-            self.bury();
+            self.bury(read);
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 self.look()?;
@@ -113,6 +122,7 @@ impl Watch {
             }
             let mut instances = self.instances.values();
             let idle = match () {
+                () if self.matching.is_waiting => HELD,
                 () if instances.clone().any(|one| one.ending.is_some()) => BUSY,
                 () if instances.any(|one| one.names.is_some()) => NAMES,
                 () => LOOK,
@@ -154,13 +164,13 @@ impl Watch {
         self.kernel.flush_diagnostics();
         for instance in self.instances.values_mut() {
             let alone = instance.is_alone && instance.ending.is_none();
-            if alone && !instance.tree.cgroup().contains(Pid::from_raw(instance.launch.pid as i32))
-            {
+            if alone && !instance.tree.contains(Pid::from_raw(instance.launch.pid as i32)) {
                 // As with a launcher: what the first process leaves running ends with it.
                 instance.end(None);
             }
         }
         self.expire_grants();
+        self.notice_ends();
         if let Some(trouble) = self.pipeline.sinks().audience.trouble() {
             self.pipeline.agent(0, "on_alert", &trouble);
         }

@@ -163,7 +163,7 @@ fn policy_text(
     }
     if loaded.matches() > 0 {
         let matches = loaded.matches();
-        writeln!(out, "  {matches} matches: no verb of this version starts watching by them")?;
+        writeln!(out, "  {matches} matches: by them `mcp-monitor agent` knows the server")?;
     }
     for pattern in loaded.resolved() {
         let (file, line) = (pattern.file, pattern.line);

@@ -186,7 +186,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     pipeline.explain(POLICY, compiled.clone());
     for file in &handed {
         if let Some((record, path)) = file.record(&compiled, server.pid().as_raw() as u32) {
-            pipeline.told(Record { instance, policy: POLICY, ..record }, path);
+            pipeline.told(Record { instance, policy: POLICY, ..record }, [path, &[], &[], &[]]);
         }
     }
     if let Some(message) = environment.message() {

@@ -68,6 +68,7 @@ const fn on(backend: Backend, program: &'static str, attach: Attach) -> Hook {
 const HOOKS: &[Hook] = &[
     both("sched_process_fork", Attach::BtfTracepoint("sched_process_fork")),
     both("sched_process_exit", Attach::BtfTracepoint("sched_process_exit")),
+    both("sched_process_exec_match", Attach::BtfTracepoint("sched_process_exec")),
     on(Backend::Lsm, "sched_process_exec", Attach::BtfTracepoint("sched_process_exec")),
     lsm("task_alloc"),
     lsm("file_open"),
@@ -374,8 +375,14 @@ fn attach_type(program: &str) -> u32 {
 }
 
 /// Programs that userspace runs itself.
-const CONTROLS: [&str; 5] =
-    ["control_label", "control_tag", "control_untag", "control_classify", "control_vector"];
+const CONTROLS: [&str; 6] = [
+    "control_label",
+    "control_tag",
+    "control_untag",
+    "control_start",
+    "control_classify",
+    "control_vector",
+];
 
 /// Loads the programs that userspace runs itself.
 pub fn load_controls(ebpf: &mut Ebpf) -> Result<(), KernelError> {

@@ -8,6 +8,7 @@ mod error;
 mod hooks;
 mod isolation;
 mod let_go;
+mod matching;
 pub mod pins;
 mod policies;
 mod proof;
@@ -46,7 +47,8 @@ use monitor_common::{
 
 pub use cgroup::cgroup_root;
 pub use error::KernelError;
-pub use policies::Slot;
+pub use matching::{Held, held_at};
+pub use policies::{FIRST_RESERVED, Slot};
 pub use ring::{Ring, Rings};
 pub use statistics::Statistics;
 pub use tags::Tags;
@@ -109,6 +111,7 @@ pub struct Kernel {
     counters: PerCpuArray<MapData, u64>,
     rings: Option<Rings>,
     tags: Option<Tags>,
+    held: matching::Waiting,
     tags_in_use: Array<MapData, u64>,
     diagnostics: Option<Diagnostics>,
     /// Counters after the proof, which are not the user's.
@@ -223,6 +226,7 @@ impl Kernel {
             }),
             diagnostics: options.diagnostics.then(|| Diagnostics::of(&mut ebpf)).transpose()?,
             tags: Some(Tags(tags)),
+            held: matching::Waiting::new(&mut ebpf)?,
             tags_in_use: policies::take(&mut ebpf, "TAG_COUNT")?
                 .try_into()
                 .map_err(KernelError::Map)?,
@@ -306,13 +310,7 @@ impl Kernel {
     /// # Errors
     /// When a map is full; nothing stays behind.
     pub fn install(&mut self, id: u32, compiled: &Compiled) -> Result<Slot, KernelError> {
-        let parts = policies::Parts {
-            policy: &compiled.policy,
-            tables: &compiled.tables,
-            arguments: Some(&compiled.arguments),
-            addresses: &compiled.addresses,
-        };
-        self.policies.install(id, &parts)
+        self.policies.install(id, &policies::Parts::of(compiled))
     }
 
     /// Goes on with a policy that an earlier process has installed and bound: `position` is where
@@ -326,7 +324,7 @@ impl Kernel {
         position: u32,
         compiled: &Compiled,
     ) -> Result<Option<Slot>, KernelError> {
-        self.policies.adopt(instance, position, compiled)
+        self.policies.adopt(instance, position, &policies::Parts::of(compiled))
     }
 
     /// Forgets what earlier processes have left in the maps and nobody has adopted.
@@ -397,8 +395,12 @@ impl Kernel {
     /// # Errors
     /// When the instance is not bound or the tag table is full.
     pub fn tag(&mut self, tgid: u32, instance: u32) -> Result<(), KernelError> {
+        self.tag_as(tgid, instance, tag_flags::LAUNCH)
+    }
+
+    fn tag_as(&mut self, tgid: u32, instance: u32, flags: u32) -> Result<(), KernelError> {
         let position = self.policies.position(instance).ok_or(KernelError::Unbound(instance))?;
-        let arguments = [tgid, instance, position, tag_flags::LAUNCH].map(u64::from);
+        let arguments = [tgid, instance, position, flags].map(u64::from);
         match self.control("control_tag", &arguments)? {
             0 => Ok(()),
             _ => Err(KernelError::Tag(tgid)),
@@ -586,7 +588,8 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<Ring, KernelError> {
 }
 
 /// Fields that newer kernels no longer have and that the programs can do without.
-const OPTIONAL: &[(&str, &str)] = &[("mount", "mnt_instance")];
+const OPTIONAL: &[(&str, &str)] =
+    &[("mount", "mnt_instance"), ("kernfs_node", "parent"), ("kernfs_node", "__parent")];
 
 fn offsets(layouts: &btf::Btf<'_>) -> Result<Offsets, KernelError> {
     let mut missing = None;
@@ -598,5 +601,8 @@ fn offsets(layouts: &btf::Btf<'_>) -> Result<Offsets, KernelError> {
             ABSENT
         })
     });
+    if offsets.node_parent == ABSENT && offsets.node_rcu_parent == ABSENT {
+        missing = Some("kernfs_node.parent".to_owned());
+    }
     missing.map_or(Ok(offsets), |field| Err(KernelError::MissingField(field)))
 }

@@ -30,11 +30,13 @@ pub const DIRECTORY: &str = "/sys/fs/bpf/mcp-monitor";
 /// Maps that are pinned: all but the object's constants.
 pub const MAPS: &[&str] = &[
     "ADDRESSES",
+    "BELL",
     "BYTE_CLASSES",
     "CALLS",
     "COUNTERS",
     "EVENTS",
     "HANDLERS",
+    "HELD",
     "INSTANCES",
     "LABELS",
     "LABEL_FILTER",

@@ -12,7 +12,7 @@ use aya::{
 };
 use monitor_common::{
     automaton::{ByteClasses, Row},
-    limits::{CLASS_TABLES_MAX, INSTANCES_MAX, POLICIES_MAX, ROWS_MAX},
+    limits::{CLASS_TABLES_MAX, HELD_POSITION, MATCH_POSITION, POLICIES_MAX, ROWS_MAX},
     network::{AddressKey, AddressRules, TABLE_BITS},
     policy::{InstanceState, Policy, Reads, TableRef},
 };
@@ -30,6 +30,12 @@ impl Slot {
         u64::from(self.0)
     }
 }
+
+/// The first of the instance numbers that are no server's: those of the matcher, of processes that
+/// are held, and of the proof.
+pub const FIRST_RESERVED: u32 = u32::MAX - 2;
+/// Stands for all processes that nobody watches.
+pub const MATCHER: u32 = FIRST_RESERVED;
 
 /// Word of [`InstanceState`] that holds the policy's slot.
 const POLICY_WORD: usize = 0;
@@ -49,6 +55,18 @@ pub struct Parts<'a> {
     pub arguments: Option<&'a Automaton>,
     /// Bits of the address prefix, address, port rules.
     pub addresses: &'a [(u8, [u8; 16], AddressRules)],
+}
+
+impl<'a> Parts<'a> {
+    /// Those of compiled rules.
+    pub fn of(compiled: &'a Compiled) -> Self {
+        Self {
+            policy: &compiled.policy,
+            tables: &compiled.tables,
+            arguments: Some(&compiled.arguments),
+            addresses: &compiled.addresses,
+        }
+    }
 }
 
 struct Table {
@@ -102,10 +120,10 @@ impl Policies {
             free_rows: between(&[]),
             free_classes: (0..CLASS_TABLES_MAX).rev().collect(),
             free_slots: (1..POLICIES_MAX).rev().collect(),
-            free_instances: (0..INSTANCES_MAX).rev().collect(),
+            free_instances: (0..HELD_POSITION).rev().collect(),
             tables: HashMap::new(),
             installed: HashMap::new(),
-            positions: HashMap::new(),
+            positions: HashMap::from([(MATCHER, MATCH_POSITION)]),
         })
     }
 
@@ -172,7 +190,7 @@ impl Policies {
         Ok(place)
     }
 
-    /// Goes on with the policy that is bound at `position`, whose tables must be those of `compiled`.
+    /// Goes on with the policy that is bound at `position`, whose tables must be those of `parts`.
     /// [`Policies::sweep`] makes what is between the adopted ones free again.
     ///
     /// # Errors
@@ -181,15 +199,18 @@ impl Policies {
         &mut self,
         instance: u32,
         position: u32,
-        compiled: &Compiled,
+        parts: &Parts<'_>,
     ) -> Result<Option<Slot>, KernelError> {
+        if position > MATCH_POSITION {
+            return Ok(None);
+        }
         let slot = self.instances.word(position, POLICY_WORD).load(Ordering::Acquire);
-        if slot == 0 || slot >= POLICIES_MAX || position >= INSTANCES_MAX {
+        if slot == 0 || slot >= POLICIES_MAX {
             return Ok(None);
         }
         let policy = self.policies.get(&slot, 0).map_err(KernelError::Map)?;
-        let arguments = (&policy.arguments, &compiled.arguments);
-        let tables = || policy.tables.iter().zip(&compiled.tables).chain([arguments]);
+        let arguments = parts.arguments.map(|table| (&policy.arguments, table));
+        let tables = || policy.tables.iter().zip(parts.tables).chain(arguments);
         let same = |(place, table): (&TableRef, &Automaton)| match table.rows.len() {
             0 => place.base == 0,
             _ => place.base != 0 && self.rows.holds(place.base, &table.rows),
@@ -205,7 +226,7 @@ impl Policies {
             self.tables.entry(table.digest).or_insert(known).users += 1;
             installed.digests.push(table.digest);
         }
-        for (bits, address, _) in &compiled.addresses {
+        for (bits, address, _) in parts.addresses {
             installed.keys.insert((TABLE_BITS + u32::from(*bits), *address));
         }
         self.installed.insert(slot, installed);
@@ -221,7 +242,7 @@ impl Policies {
         let (positions, slots): (HashSet<u32>, HashSet<u32>) =
             (self.positions.values().copied().collect(), self.installed.keys().copied().collect());
         self.free_instances =
-            (0..INSTANCES_MAX).rev().filter(|at| !positions.contains(at)).collect();
+            (0..HELD_POSITION).rev().filter(|at| !positions.contains(at)).collect();
         for &position in &self.free_instances {
             self.instances.store(position, POLICY_WORD, 0);
         }
@@ -279,7 +300,7 @@ impl Policies {
         let free_rows: u32 = self.free_rows.iter().map(|(_, length)| length).sum();
         let used = |room: u32, free: usize| (u64::from(room) - free as u64, u64::from(room));
         let (instances, policies, classes, rows) = (
-            used(INSTANCES_MAX, self.free_instances.len()),
+            used(HELD_POSITION, self.free_instances.len()),
             used(POLICIES_MAX - 1, self.free_slots.len()),
             used(CLASS_TABLES_MAX, self.free_classes.len()),
             used(ROWS_MAX - 1, free_rows as usize),
@@ -323,6 +344,13 @@ impl Policies {
     pub fn set_resolver(&mut self, instance: u32, port: u16) {
         if let Some(position) = self.position(instance) {
             self.instances.store(position, RESOLVER_WORD, u32::from(port));
+        }
+    }
+
+    /// Takes the policy of an instance out of force and leaves it its position.
+    pub fn unbind(&mut self, instance: u32) {
+        if let Some(position) = self.position(instance) {
+            self.instances.store(position, POLICY_WORD, 0);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Who is tagged, wherever it has gone.
 
+use std::collections::HashSet;
+
 use aya::maps::{HashMap, MapData};
 use monitor_common::policy::Tag;
 
@@ -11,6 +13,16 @@ impl Tags {
     /// Whether a thread group is tagged.
     pub fn contains(&self, tgid: u32) -> bool {
         self.0.get(&tgid, 0).is_ok()
+    }
+
+    /// The instance of a thread group, `None` when it has none.
+    pub fn instance_of(&self, tgid: u32) -> Option<u32> {
+        self.0.get(&tgid, 0).ok().map(|tag| tag.instance)
+    }
+
+    /// Instances of which thread groups are alive.
+    pub fn instances(&self) -> HashSet<u32> {
+        self.0.iter().filter_map(Result::ok).map(|(_, tag)| tag.instance).collect()
     }
 
     /// Thread groups of an instance that are alive.

@@ -79,7 +79,7 @@ fn stand_by(watched: &OwnedFd, tree: &Tree) {
     }
     // Fails when the cgroup has been removed, as after an orderly end.
     let _ = tree.end();
-    tree.cgroup().remove();
+    tree.remove();
 }
 
 /// Leaves the monitor's session, its standard descriptors and its directory, and takes no signal

@@ -144,7 +144,7 @@ where
 {
     let guard = Guard::start(&tree).map_err(system("start the guard process"))?;
     let waiting = Waiting::fork(program)?;
-    tree.cgroup().add(waiting.pid)?;
+    tree.add(waiting.pid)?;
     watch(waiting.pid).map_err(|error| LaunchError::Watch(error.into()))?;
     Ok(Server::new(waiting.let_go()?, guard, tree))
 }

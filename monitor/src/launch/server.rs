@@ -79,12 +79,12 @@ impl Server {
 
     /// Handles the signals that have arrived; the server's end when it has come.
     pub fn handle(&mut self, signals: &Signals) -> io::Result<Option<Ended>> {
-        let cgroup = self.tree.cgroup();
+        let tree = &self.tree;
         let ended = self.root.handle(
             signals,
-            |sender| cgroup.contains(sender),
+            |sender| tree.contains(sender),
             // Nobody reads the tree's events while we stand still.
-            |frozen| cgroup.freeze(frozen),
+            |frozen| tree.freeze(frozen),
         )?;
         if ended.is_none() && !self.root.reaped && self.guard.has_died() {
             // Without its guard the tree would outlive a killed monitor: it ends here. Fails only

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::{
     decode,
     event::{Event, Process},
-    launch::{Cgroup, Tree},
+    launch::Tree,
 };
 
 /// What is left to do.
@@ -90,13 +90,13 @@ pub fn carry_out(record: &Record, tree: &Tree) -> io::Result<Answer> {
     match answer {
         Answer::Nothing => {}
         Answer::Tree => tree.kill()?,
-        Answer::Process => kill_process(record, tree.cgroup())?,
+        Answer::Process => kill_process(record, tree)?,
     }
     Ok(answer)
 }
 
 /// Kills the process that acted, if it is still the same one and still in the tree.
-fn kill_process(record: &Record, cgroup: &Cgroup) -> io::Result<()> {
+fn kill_process(record: &Record, tree: &Tree) -> io::Result<()> {
     let tgid = Pid::from_raw(record.tgid as i32);
     // Opened first: from then on the number cannot come to mean another process unnoticed.
     // SAFETY: takes integers.
@@ -104,7 +104,7 @@ fn kill_process(record: &Record, cgroup: &Cgroup) -> io::Result<()> {
     if pidfd < 0 {
         return gone_is_fine(io::Error::last_os_error());
     }
-    let same = start_ticks(tgid) == Some(to_ticks(record.start_ns)) && cgroup.contains(tgid);
+    let same = start_ticks(tgid) == Some(to_ticks(record.start_ns)) && tree.contains(tgid);
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor was just opened here and is closed once; no siginfo is passed.
     unsafe {

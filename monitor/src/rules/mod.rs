@@ -20,6 +20,7 @@ mod labels;
 pub mod learn;
 mod lint;
 mod load;
+mod matcher;
 mod names;
 mod parse;
 mod pattern;
@@ -42,6 +43,7 @@ pub use load::{
     DEFAULT, Loaded, Mode, ResolvedPattern, Resources, audit, granted, isolation, load,
     load_granted, load_recorded, parse_grant, without_effect,
 };
+pub use matcher::{Matcher, Traits};
 pub use names::{Naming, Standing, is_public};
 pub use parse::{Document, SCHEMA, parse_server};
 pub use schema::schema;

@@ -33,6 +33,7 @@ behaviours! {
     learning,
     lineage,
     machine,
+    matching,
     measures,
     metrics,
     names,

@@ -13,7 +13,8 @@ use monitor_common::{
     policy::{Label, Policy, access, class, mode, set},
 };
 
-use self::nodes::{Kind, Step, steps, vector_steps};
+pub(super) use self::automaton::TooLarge;
+use self::nodes::{Kind, Step, match_steps, steps, vector_steps};
 use super::{
     Finding, Loaded, Mode, RuleError, Severity, Source,
     load::{AddressRule, NameRule, PathRule, VectorRule},
@@ -161,11 +162,28 @@ fn arguments(loaded: &Loaded) -> Result<Automaton, RuleError> {
     })
 }
 
+/// Processes that are a server, without alternatives; what is `None` may be anything.
+pub(super) struct MatchRule {
+    /// The executable.
+    pub exe: Option<Pattern>,
+    /// The cgroup.
+    pub cgroup: Option<Pattern>,
+    /// One of the arguments behind argv\[0\].
+    pub argument: Option<Vec<Piece>>,
+}
+
+/// The table of such processes: it accepts `executable NUL cgroup NUL argv[0] NUL argument NUL ...`.
+pub(super) fn match_table(rules: &[MatchRule]) -> Result<Automaton, TooLarge> {
+    let steps = |rule: &MatchRule| {
+        let argument = rule.argument.as_deref();
+        match_steps(rule.exe.as_ref(), rule.cgroup.as_ref(), argument)
+    };
+    let patterns: Vec<_> = rules.iter().map(|rule| (steps(rule), class::NAMED)).collect();
+    automaton::build(&patterns, Kind::Vectors, automaton::ROWS_MAX)
+}
+
 /// Builds the tables, or says which of them grew too large.
-fn tables(
-    loaded: &Loaded,
-    floating: FloatingRules,
-) -> Result<Vec<Automaton>, (usize, automaton::TooLarge)> {
+fn tables(loaded: &Loaded, floating: FloatingRules) -> Result<Vec<Automaton>, (usize, TooLarge)> {
     let build = |table: usize| {
         let rules = loaded.paths.iter().filter(|rule| table_index(rule, floating) == table);
         let mut patterns: Vec<(Vec<Step>, u32)> =
@@ -192,7 +210,7 @@ fn table_index(rule: &PathRule, floating: FloatingRules) -> usize {
 }
 
 /// A finding at each of the patterns that cost most, as far as the text tells.
-fn too_large(loaded: &Loaded, table: usize, error: &automaton::TooLarge) -> RuleError {
+fn too_large(loaded: &Loaded, table: usize, error: &TooLarge) -> RuleError {
     let mut worst: Vec<&PathRule> = loaded
         .paths
         .iter()
@@ -245,6 +263,11 @@ impl Compiled {
             vector.extend([argument, b"\0"].concat());
         }
         !table.rows.is_empty() && accepts_vector(table.rows.as_slice(), 0, &table.classes, &vector)
+    }
+
+    /// Whether a program is a dynamic loader, which may yet map the program that it was asked for.
+    pub fn is_loader(&self, path: &[u8]) -> bool {
+        self.classify_path(path) & class::LOADER != 0
     }
 
     /// Bits of [`class`] that a destination falls in.

@@ -229,6 +229,27 @@ pub fn vector_steps(path: &Pattern, arguments: &[Vec<Piece>], open: bool) -> Vec
     steps
 }
 
+/// The steps of an executable, its cgroup, and one among its arguments.
+pub fn match_steps(
+    exe: Option<&Pattern>,
+    cgroup: Option<&Pattern>,
+    argument: Option<&[Piece]>,
+) -> Vec<Step> {
+    let mut all = Vec::new();
+    for path in [exe, cgroup] {
+        all.extend(path.map_or_else(|| vec![Step::Text], steps));
+        all.push(byte(END));
+    }
+    if let Some(argument) = argument {
+        // argv[0], and other arguments.
+        all.extend([Step::Rest, byte(END)]);
+        all.extend(argument.iter().map(step));
+        all.push(byte(END));
+    }
+    all.push(Step::Rest);
+    all
+}
+
 fn step(piece: &Piece) -> Step {
     match piece {
         Piece::Byte(own) => byte(*own),

@@ -7,6 +7,7 @@ mod grants;
 mod hosts;
 mod limits;
 mod lint;
+mod matches;
 mod messages;
 mod packs;
 mod properties;
