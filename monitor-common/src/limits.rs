@@ -38,11 +38,11 @@ pub const REDIRECTED_MAX: u32 = 8192;
 /// Entries of all address tables together.
 pub const ADDRESSES_MAX: u32 = 65536;
 /// Labelled inodes.
-pub const LABELS_MAX: u32 = 65536;
+pub const LABELS_MAX: u32 = 32768;
 /// Words of the filter before the look-up of labels; 64 bits each.
 pub const LABEL_FILTER_WORDS: u32 = 4096;
 /// Files that are remembered as read where reads are limited, over all instances.
-pub const READ_FILES_MAX: u32 = 65536;
+pub const READ_FILES_MAX: u32 = 16384;
 /// Bytes of the ring buffer for ordinary events.
 pub const EVENTS_RING_BYTES: u32 = 16 << 20;
 /// Bytes of the ring buffer for violations.
