@@ -118,10 +118,10 @@ fn check_finds_rules_that_decide_too_much_and_is_quiet_about_narrow_ones() {
 }
 
 #[test]
-fn check_says_that_nothing_uses_matches_yet() {
+fn check_says_who_uses_matches() {
     let folder = server("[[match]]\nexe = [\"/usr/bin/node\"]");
     let said = text(&mcp_monitor(&["check", "--server", "s"], folder.path()));
-    assert!(said.contains("1 matches: no verb of this version"), "{said}");
+    assert!(said.contains("1 matches: by them `mcp-monitor agent` knows the server"), "{said}");
     let folder = server("");
     assert!(!text(&mcp_monitor(&["check", "--server", "s"], folder.path())).contains("matches"));
 }

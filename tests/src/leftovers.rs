@@ -85,14 +85,7 @@ pub fn no_process_of(marker: &str) -> Result<()> {
 
 /// Where cgroup2 is mounted: not at /sys/fs/cgroup on machines that keep the first version.
 pub fn cgroup_root() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
-    let mut fields = mounts.lines().map(|line| line.split(' '));
-    fields
-        .find_map(|mut fields| match (fields.nth(1), fields.next()) {
-            (Some(place), Some("cgroup2")) => Some(place.into()),
-            _ => None,
-        })
-        .context("cgroup2 is not mounted")
+    mcp_monitor::kernel::cgroup_root()?.context("cgroup2 is not mounted")
 }
 
 /// Process ids and names of the processes whose environment holds the marker.

@@ -47,13 +47,15 @@ impl Guests {
     /// A place for another connection, `None` when the user, or all users together, have enough.
     pub fn enter(&self, caller: Caller) -> Option<Guest> {
         let mut users = self.lock();
-        let all: usize = users.values().sum();
-        let own = users.entry(caller.uid).or_default();
-        if !caller.is_root() && (*own >= OF_USER_MAX || all >= OF_USERS_MAX) {
-            return None;
-        }
         // Root's place is never in another's way.
-        *own += usize::from(!caller.is_root());
+        if !caller.is_root() {
+            let all: usize = users.values().sum();
+            let own = users.get(&caller.uid).copied().unwrap_or_default();
+            if own >= OF_USER_MAX || all >= OF_USERS_MAX {
+                return None;
+            }
+            users.insert(caller.uid, own + 1);
+        }
         Some(Guest { all: self.clone(), uid: caller.uid })
     }
 

@@ -191,9 +191,8 @@ pub fn compile(loaded: &Loaded) -> Result<Arc<Compiled>, Refusal> {
 ///
 /// # Errors
 /// When there is no room for it.
-pub fn place(taken: impl Fn(u32) -> bool) -> Result<(u32, Cgroup), Refusal> {
-    let fresh = || fresh_number(&taken);
-    Cgroup::create(fresh).map_err(|error| Refusal::Failed(error.to_string()))
+pub fn place(fresh_number: impl FnMut() -> u32) -> Result<(u32, Cgroup), Refusal> {
+    Cgroup::create(fresh_number).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 /// The tree of an instance in its cgroup.

@@ -51,7 +51,7 @@ impl Watch {
         let uid = caller.uid;
         let search = self.search_of(launch.server.as_deref(), None);
         let loaded = instances::load(&search, caller, uid, &launch)?;
-        let (number, cgroup) = instances::place(|number| self.instances.contains_key(&number))?;
+        let (number, cgroup) = instances::place(|| self.fresh_number())?;
         cgroup.limit(&loaded.resources).map_err(|error| Refusal::Failed(error.to_string()))?;
         let tree = instances::tree(cgroup, number, self.tags.clone());
         let child = launch.pid;
@@ -74,10 +74,10 @@ impl Watch {
         tag: impl FnOnce(&mut Kernel, &Compiled) -> Result<(), KernelError>,
     ) -> Result<Launched, Refusal> {
         let Beginning { number, tree, launch, loaded, uid } = begun;
-        let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
         let compiled = instances::compile(&loaded)?;
         let policy = self.veil.policy(loaded.text(self.next_policy, number));
-        let prepared = self.prepare(&policy, &compiled).map_err(|error| failed(&error))?;
+        let prepared =
+            self.prepare(&policy, &compiled).map_err(|error| Refusal::Failed(error.to_string()))?;
         let put = self.enforce(number, &prepared).map_err(anyhow::Error::from).and_then(|()| {
             tree.add(Pid::from_raw(launch.pid as i32))?;
             Ok(tag(&mut self.kernel, &compiled)?)

@@ -173,7 +173,7 @@ impl Watch {
         let record = Record {
             instance: number,
             policy: instance.policy.policy,
-            mode: if instance.policy.mode == "enforce" { mode::ENFORCE } else { mode::OBSERVE },
+            mode: if instance.policy.is_enforced() { mode::ENFORCE } else { mode::OBSERVE },
             time_ns: clock::boot_ns(),
             start_ns,
             ..decode::blank(kind::EXEC)
@@ -183,6 +183,9 @@ impl Watch {
 
     /// Adopts what runs already and that the rules name, with its descendants.
     pub(super) fn adopt_running(&mut self) {
+        if self.matching.matcher.is_empty() {
+            return;
+        }
         // Those beneath others of them belong to these.
         while let Some((process, server)) = self.next_unwatched() {
             let tgid = process.tgid;

@@ -98,7 +98,7 @@ impl Watch {
             return Err(Refusal::NotFound(format!("there is no instance {number}")));
         };
         let connections_go_on = isolated && instance.tree.place().is_none();
-        if connections_go_on && instance.policy.mode != rules::Mode::Enforce.to_string() {
+        if connections_go_on && !instance.policy.is_enforced() {
             return Err(Refusal::Failed(format!(
                 "instance {number} was started by others and is in observe: nothing can be kept \
                  from it, and only `stop` ends what it does"

@@ -48,10 +48,7 @@ use crate::{
     enrich::{Clock, Enricher, clock},
     event::Veil,
     kernel::{self, Kernel, KernelError, Tags, pins::Pins},
-    launch::{
-        Account, cgroup,
-        signals::{self, Signals},
-    },
+    launch::{Account, Handle, cgroup, signals::Signals},
     pipeline::{Pipeline, Sinks},
     rules::{Automaton, SearchPath},
     segment::{Header, key},
@@ -184,7 +181,7 @@ pub fn detach_all(config: &Config) -> anyhow::Result<()> {
     pins.remove_all().context("cannot remove what is pinned")?;
     for tgid in held {
         // Fails for one that has ended.
-        let _ = signals::send(Pid::from_raw(tgid as i32), libc::SIGCONT);
+        let _ = Handle::open(Pid::from_raw(tgid as i32)).and_then(|one| one.signal(libc::SIGCONT));
     }
     cgroup::remove_unfinished(&[]);
     state.remove();

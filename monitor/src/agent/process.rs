@@ -1,19 +1,21 @@
 //! A process that others have started, as procfs shows it.
 
 use std::{
-    fs, io,
+    fs,
     os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, BorrowedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::PathBuf,
 };
 
 use monitor_common::record::{Record, STRINGS};
+use nix::unistd::Pid;
 
 use super::request::Launch;
 use crate::{
     event::Bytes,
+    launch::Handle,
     rules::{Bindings, Start, Traits},
 };
 
@@ -33,7 +35,7 @@ pub struct Process {
     comm: Vec<u8>,
     cgroup: Vec<u8>,
     user: Option<Bindings>,
-    handle: OwnedFd,
+    handle: Handle,
 }
 
 /// Numbers of all processes.
@@ -46,7 +48,7 @@ impl Process {
     /// Looks at a process; `None` when it is the kernel's own or has ended.
     pub fn look_at(tgid: u32) -> Option<Self> {
         // Opened first: what is done by it is done to this process or to none.
-        let handle = open(tgid).ok()?;
+        let handle = Handle::open(Pid::from_raw(tgid as i32)).ok()?;
         let file = |name: &str| fs::read(format!("/proc/{tgid}/{name}"));
         let exe = fs::read_link(format!("/proc/{tgid}/exe")).ok()?.into_os_string().into_vec();
         let stat = file("stat").ok()?;
@@ -146,23 +148,11 @@ impl Process {
         self.handle.as_fd()
     }
 
-    /// Sends it a signal; false when it has ended.
-    pub fn signal(&self, signal: i32) -> bool {
-        let none = std::ptr::null::<libc::siginfo_t>();
-        let handle = self.handle.as_raw_fd();
-        // SAFETY: a descriptor of our own; no siginfo is passed.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, handle, signal, none, 0) == 0 }
+    /// Sends it a signal, unless it has ended.
+    pub fn signal(&self, signal: i32) {
+        // Fails when it has ended.
+        let _ = self.handle.signal(signal);
     }
-}
-
-fn open(tgid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: takes integers.
-    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, tgid as i32, 0) };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just opened, and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
 }
 
 /// Strings that each end in NUL.

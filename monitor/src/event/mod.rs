@@ -443,6 +443,13 @@ pub struct PolicyText {
     pub world: Option<World>,
 }
 
+impl PolicyText {
+    /// Whether its verdicts are carried out.
+    pub fn is_enforced(&self) -> bool {
+        self.mode == "enforce"
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_zero(number: &u32) -> bool {
     *number == 0

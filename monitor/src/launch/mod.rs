@@ -11,6 +11,7 @@ mod child;
 mod environment;
 mod guard;
 pub mod handed;
+mod handle;
 mod server;
 pub mod signals;
 mod tree;
@@ -33,6 +34,7 @@ pub use self::{
     account::Account,
     cgroup::Cgroup,
     environment::Environment,
+    handle::Handle,
     server::{Ended, Root, Server},
     tree::{Tagged, Tree},
 };

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::{
     decode,
     event::{Event, Process},
-    launch::Tree,
+    launch::{Handle, Tree},
 };
 
 /// What is left to do.
@@ -99,24 +99,14 @@ pub fn carry_out(record: &Record, tree: &Tree) -> io::Result<Answer> {
 fn kill_process(record: &Record, tree: &Tree) -> io::Result<()> {
     let tgid = Pid::from_raw(record.tgid as i32);
     // Opened first: from then on the number cannot come to mean another process unnoticed.
-    // SAFETY: takes integers.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, tgid.as_raw(), 0) };
-    if pidfd < 0 {
-        return gone_is_fine(io::Error::last_os_error());
+    let handle = match Handle::open(tgid) {
+        Ok(handle) => handle,
+        Err(error) => return gone_is_fine(error),
+    };
+    if start_ticks(tgid) != Some(to_ticks(record.start_ns)) || !tree.contains(tgid) {
+        return Ok(());
     }
-    let same = start_ticks(tgid) == Some(to_ticks(record.start_ns)) && tree.contains(tgid);
-    let none = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: the descriptor was just opened here and is closed once; no siginfo is passed.
-    unsafe {
-        let sent = if same {
-            libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0)
-        } else {
-            0
-        };
-        let error = io::Error::last_os_error();
-        libc::close(pidfd as i32);
-        if sent < 0 { gone_is_fine(error) } else { Ok(()) }
-    }
+    handle.signal(libc::SIGKILL).or_else(gone_is_fine)
 }
 
 fn gone_is_fine(error: io::Error) -> io::Result<()> {

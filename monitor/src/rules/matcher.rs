@@ -62,6 +62,11 @@ enum Values<'a> {
 }
 
 impl Matcher {
+    /// Whether no server is known by anything.
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+    }
+
     /// Reads the matches of all servers; and what is wrong with the rules of servers that are left
     /// out for it.
     ///

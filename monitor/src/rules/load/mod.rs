@@ -249,7 +249,7 @@ pub fn load_recorded(
         } else if recorded.detectors < 2 {
             loaded.limits.verdicts[detector::DNS_BURST] = verdict::ALLOW;
         }
-        loaded.mode = if recorded.mode == "enforce" { Mode::Enforce } else { Mode::Observe };
+        loaded.mode = if recorded.is_enforced() { Mode::Enforce } else { Mode::Observe };
     }
     Ok(Some(loaded))
 }
