@@ -1,116 +1,125 @@
 //! Globs in the kernel: one table walk gives every rule class that a path falls in.
 //!
-//! A table is a run of [`Row`]s. Row 0 is the dead state, row 1 the start. A path is eaten eight
-//! bytes a step; the NULs behind its end change nothing. The cost grows with the length of the path
-//! and not with the number of patterns; a table stops early in a state that it can no longer leave.
+//! A table is a run of [`Cell`]s. The first [`CLASS_CELLS`] hold the class of each byte. A state is the
+//! position of a cell that says what the state accepts and where bytes lead that it knows nothing
+//! of; the cells of the bytes that lead elsewhere stand as far behind it as their class says. Most
+//! states know one or two bytes, so the states lie interleaved, and each cell names the state that it
+//! belongs to (row displacement, the "comb vector" of parser generators).
+//!
+//! A path is eaten eight bytes a step; the NULs behind its end change nothing. The cost grows with
+//! the length of the path and not with the number of patterns; a table stops early in a state that
+//! it can no longer leave.
 //!
 //! Programs with their arguments have tables of their own, in which NUL is a byte like others: see
 //! [`accepts_vector`].
 
-use crate::wire;
+use crate::{policy::class, wire};
 
-/// Most byte classes that a table can tell apart: NUL, every printable ASCII character and some of
-/// the bytes beyond. The built-in sets alone need 60 to 70, depending on names of homes.
-pub const BYTE_CLASSES: usize = 124;
-/// Class of NUL, which leads every state to itself.
-pub const NUL_CLASS: usize = 0;
-/// Cells of a [`Row`]; a power of two.
-const CELLS: usize = 128;
-/// Row of the state that no input leaves and that accepts nothing.
-pub const DEAD: u64 = 0;
-/// Row of the state before the first byte.
-pub const START: u64 = 1;
-/// [`Row::flags`]: every input stays in this state.
-pub const ABSORBING: u32 = 1;
+/// Cells before the states: a byte of them for each byte, its class.
+pub const CLASS_CELLS: u32 = 256 / size_of::<Cell>() as u32;
+/// Class of the bytes that no state knows anything of.
+pub const OTHER_CLASS: u8 = 0;
+/// Class of NUL.
+pub const NUL_CLASS: u8 = 1;
+/// The state that no input leaves and that accepts nothing.
+pub const DEAD: u32 = CLASS_CELLS;
+/// The state before the first byte.
+pub const START: u32 = CLASS_CELLS + 1;
+/// [`Cell::owner`]: the cell belongs to the state in the other bits.
+pub const OWNED: u32 = 1 << 30;
+/// [`Cell::owner`] of a state itself: every input stays in it.
+pub const ABSORBING: u32 = 1 << 29;
 
-/// One state.
+const _: () = assert!(class::SETS & (OWNED | ABSORBING) == 0);
+
+/// Where a byte leads, or a state itself.
 #[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Row {
-    /// Next state, as row number within the table, by byte class.
-    pub next: [u16; BYTE_CLASSES],
-    /// Bits of [`crate::policy::class`] that a path ending here falls in.
-    pub accept: u32,
-    /// [`ABSORBING`] or 0.
-    pub flags: u32,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// Next state; of a state itself: where the bytes lead that have no cell.
+    pub next: u32,
+    /// [`OWNED`] and the state; of a state itself: bits of [`crate::policy::class`] that a path
+    /// ending here falls in, and [`ABSORBING`] or not.
+    pub owner: u32,
 }
 
-impl Row {
-    /// Next state on a byte of a class. By a mask instead of a check, which the kernel's side would
-    /// pay for at every byte; no table has classes from [`BYTE_CLASSES`] on.
+wire!(Cell = 8);
+
+impl Cell {
+    /// Of a state itself: the classes of a path that ends here.
     #[inline(always)]
-    fn after(&self, class: u8) -> u64 {
-        const { assert!(size_of::<Self>() == CELLS * 2 && CELLS.is_power_of_two()) };
-        let cells = core::ptr::from_ref(self).cast::<u16>();
-        // SAFETY: a row is CELLS cells long, the last ones being the other fields.
-        unsafe { *cells.add(class as usize & (CELLS - 1)) as u64 }
+    pub fn accept(self) -> u32 {
+        self.owner & !ABSORBING
     }
 }
 
-/// Byte to byte class, each below [`BYTE_CLASSES`].
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ByteClasses {
-    /// Class of each byte.
-    pub class: [u8; 256],
+/// The table of no patterns.
+pub const NOTHING: [Cell; START as usize + 1] = {
+    let mut cells = [Cell { next: 0, owner: 0 }; START as usize + 1];
+    cells[DEAD as usize] = Cell { next: DEAD, owner: ABSORBING };
+    cells[START as usize] = cells[DEAD as usize];
+    cells
+};
+
+/// A table, or the map that holds all of them.
+pub trait Cells {
+    /// The cell at an index. What lies outside belongs to no state.
+    fn cell(&self, index: u64) -> Cell;
+
+    /// The class of a byte in the table at `base`.
+    fn class(&self, base: u64, byte: u8) -> u8;
 }
 
-wire!(Row = 256, ByteClasses = 256);
+impl Cells for [Cell] {
+    fn cell(&self, index: u64) -> Cell {
+        self.get(index as usize).copied().unwrap_or_default()
+    }
 
-/// Where the rows of all tables stand: a BPF array in the kernel, a slice in userspace.
-pub trait Rows {
-    /// The row at an absolute index, `None` past the end.
-    fn row(&self, index: u64) -> Option<&Row>;
-}
-
-impl Rows for [Row] {
-    fn row(&self, index: u64) -> Option<&Row> {
-        self.get(index as usize)
+    fn class(&self, base: u64, byte: u8) -> u8 {
+        let Cell { next, owner } = self.cell(base + byte as u64 / 8);
+        let word = next as u64 | (owner as u64) << 32;
+        word.to_le_bytes()[byte as usize % 8]
     }
 }
 
-/// State after a step, and whether the walk is over.
+/// State after a step.
 pub struct Step {
-    /// Row number within the table.
+    /// The state.
     pub state: u64,
-    /// The path has ended or the state cannot change any more.
-    pub done: bool,
+    /// [`ABSORBING`] when the state cannot change any more, else 0; a number, because the kernel's
+    /// verifier would follow each outcome of a question apart.
+    pub stays: u32,
+}
+
+/// The state after one more byte.
+#[inline(always)]
+fn after<C: Cells + ?Sized>(cells: &C, base: u64, state: u64, byte: u8) -> u64 {
+    let at = base.wrapping_add(state);
+    let cell = cells.cell(at.wrapping_add(cells.class(base, byte) as u64));
+    if cell.owner == state as u32 | OWNED {
+        return cell.next as u64;
+    }
+    cells.cell(at).next as u64
 }
 
 /// Eats up to eight bytes of a path (`word`, little-endian, the rest NUL) from `state` of the
-/// table that begins at row `base`.
+/// table that begins at `base`.
 #[inline(always)]
-pub fn step<R: Rows + ?Sized>(
-    rows: &R,
-    base: u64,
-    classes: &ByteClasses,
-    mut state: u64,
-    word: u64,
-) -> Step {
+pub fn step<C: Cells + ?Sized>(cells: &C, base: u64, mut state: u64, word: u64) -> Step {
     let mut eaten = 0;
     while eaten < 8 {
-        let byte = (word >> (8 * eaten)) as u8;
-        let Some(row) = rows.row(base.wrapping_add(state)) else {
-            return Step { state: DEAD, done: true };
-        };
-        state = row.after(classes.class[byte as usize]);
+        state = after(cells, base, state, (word >> (8 * eaten)) as u8);
         eaten += 1;
     }
-    let ended = word >> 56 == 0;
-    let done = match rows.row(base.wrapping_add(state)) {
-        Some(row) => ended || row.flags & ABSORBING != 0,
-        None => true,
-    };
-    Step { state, done }
+    Step { state, stays: stays(cells, base, state) }
 }
 
 /// The same for a table in which NUL is a byte like others: eats the first `count` bytes of a word
 /// (all, if there are more).
 #[inline(always)]
-pub fn step_exactly<R: Rows + ?Sized>(
-    rows: &R,
+pub fn step_exactly<C: Cells + ?Sized>(
+    cells: &C,
     base: u64,
-    classes: &ByteClasses,
     mut state: u64,
     word: u64,
     count: u64,
@@ -118,49 +127,46 @@ pub fn step_exactly<R: Rows + ?Sized>(
     let mut eaten = 0;
     while eaten < 8 {
         if eaten >= count {
-            return Step { state, done: true };
+            return Step { state, stays: ABSORBING };
         }
-        let byte = (word >> (8 * eaten)) as u8;
-        let Some(row) = rows.row(base.wrapping_add(state)) else {
-            return Step { state: DEAD, done: true };
-        };
-        state = row.after(classes.class[byte as usize]);
+        state = after(cells, base, state, (word >> (8 * eaten)) as u8);
         eaten += 1;
     }
-    let row = rows.row(base.wrapping_add(state));
-    Step { state, done: row.is_none_or(|row| row.flags & ABSORBING != 0) }
+    Step { state, stays: stays(cells, base, state) }
+}
+
+/// [`Step::stays`] of a state.
+#[inline(always)]
+pub fn stays<C: Cells + ?Sized>(cells: &C, base: u64, state: u64) -> u32 {
+    cells.cell(base.wrapping_add(state)).owner & ABSORBING
 }
 
 /// Whether a program may have these arguments, by the same steps as the kernel takes: `vector` is
 /// its path and all of its arguments with argv\[0\], each ended by NUL.
-pub fn accepts_vector<R: Rows + ?Sized>(
-    rows: &R,
-    base: u64,
-    classes: &ByteClasses,
-    vector: &[u8],
-) -> bool {
-    let mut state = START;
+pub fn accepts_vector<C: Cells + ?Sized>(cells: &C, vector: &[u8]) -> bool {
+    let mut state = START as u64;
     for chunk in vector.chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        let count = chunk.len() as u64;
-        let next = step_exactly(rows, base, classes, state, u64::from_le_bytes(word), count);
-        state = next.state;
+        state = step_exactly(cells, 0, state, word(chunk), chunk.len() as u64).state;
     }
-    rows.row(base.wrapping_add(state)).is_some_and(|row| row.accept != 0)
+    cells.cell(state).accept() != 0
 }
 
 /// Classes of a path, by the same steps as the kernel takes.
-pub fn classify<R: Rows + ?Sized>(rows: &R, base: u64, classes: &ByteClasses, path: &[u8]) -> u32 {
-    let mut state = START;
+pub fn classify<C: Cells + ?Sized>(cells: &C, path: &[u8]) -> u32 {
+    let mut state = START as u64;
     for chunk in path.chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        let next = step(rows, base, classes, state, u64::from_le_bytes(word));
+        let next = step(cells, 0, state, word(chunk));
         state = next.state;
-        if next.done {
+        if next.stays != 0 {
             break;
         }
     }
-    rows.row(base.wrapping_add(state)).map_or(0, |row| row.accept)
+    cells.cell(state).accept()
+}
+
+/// Up to eight bytes as a step takes them.
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
 }

@@ -29,10 +29,8 @@ pub const HELD_MAX: u32 = 4096;
 pub const BELL_BYTES: u32 = 4096;
 /// Policies in the kernel at one time; slot 0 is never used.
 pub const POLICIES_MAX: u32 = 4096;
-/// Rows of all automata together, unless the loader asks for less.
-pub const ROWS_MAX: u32 = 98_304;
-/// Byte-class tables of all automata together.
-pub const CLASS_TABLES_MAX: u32 = 4096;
+/// Cells of all automata together; a power of two.
+pub const CELLS_MAX: u32 = 1 << 21;
 /// Sockets whose DNS goes to the agent, and which remember whom they meant to ask.
 pub const REDIRECTED_MAX: u32 = 8192;
 /// Entries of all address tables together.

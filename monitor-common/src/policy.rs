@@ -33,7 +33,7 @@ pub mod class {
     /// First bit of the built-in sets.
     pub const SET_SHIFT: u32 = 16;
     /// All bits of the built-in sets.
-    pub const SETS: u32 = 0xffff << SET_SHIFT;
+    pub const SETS: u32 = ((1 << super::set::COUNT) - 1) << SET_SHIFT;
 
     /// Bit of a set, see [`super::set`].
     pub const fn of_set(set: usize) -> u32 {
@@ -168,24 +168,15 @@ pub mod mode {
 /// Automata of one policy, matched one after the other.
 pub const TABLES: usize = 3;
 
-/// One automaton within the shared rows.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableRef {
-    /// First row; 0 when the table is absent.
-    pub base: u32,
-    /// Index of its byte classes.
-    pub classes: u32,
-}
-
 /// One compiled policy as the kernel holds it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The sets' patterns that begin with a path, the rules' patterns, the sets' floating ones.
-    pub tables: [TableRef; TABLES],
-    /// Programs with the arguments that they may have, see [`crate::automaton::accepts_vector`].
-    pub arguments: TableRef,
+    /// First cells of the tables ([`crate::automaton`]); at 0 is that of no patterns. The sets' patterns
+    /// that begin with a path, the rules' patterns, the sets' floating ones.
+    pub tables: [u32; TABLES],
+    /// That of programs with the arguments that they may have.
+    pub arguments: u32,
     /// [`crate::network::AddressKey::table`] of this policy.
     pub network: u32,
     /// Number of the policy in the event stream (`policy` events), never reused.
@@ -211,8 +202,8 @@ const VERDICTS: usize = 4;
 impl Policy {
     /// A policy that speaks about nothing and allows everything.
     pub const EMPTY: Self = Self {
-        tables: [TableRef { base: 0, classes: 0 }; TABLES],
-        arguments: TableRef { base: 0, classes: 0 },
+        tables: [0; TABLES],
+        arguments: 0,
         network: 0,
         id: 0,
         reads: ReadLimit { files: 0, step_ms: 0, verdict: 0, reserved: 0 },
@@ -364,8 +355,7 @@ pub struct Label {
 }
 
 wire!(
-    TableRef = 8,
-    Policy = 120,
+    Policy = 104,
     ReadLimit = 16,
     Reads = 64,
     ReadKey = 24,

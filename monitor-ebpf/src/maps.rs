@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use monitor_common::{
-    automaton::{ByteClasses, Row},
+    automaton::{CLASS_CELLS, Cell},
     limits,
     network::{AddressKey, AddressRules},
     policy::{InodeKey, InstanceState, Label, Policy, ReadKey, Reads, Tag},
@@ -50,14 +50,11 @@ pub static INSTANCES: Array<InstanceState> =
 #[map]
 pub static POLICIES: Array<Policy> = Array::with_max_entries(limits::POLICIES_MAX, 0);
 
-/// Rows of all automata; mapped too. One value, so that a row is found by adding, without a look-up.
+/// Cells of all automata; mapped too. One value, so that a cell is found by adding, without a
+/// look-up; the bytes' classes of a table at the very end would still be inside.
 #[map]
-pub static ROWS: Array<[Row; limits::ROWS_MAX as usize]> =
+pub static CELLS: Array<[Cell; (limits::CELLS_MAX + CLASS_CELLS) as usize]> =
     Array::with_max_entries(1, BPF_F_MMAPABLE);
-
-/// Byte classes of all automata.
-#[map]
-pub static BYTE_CLASSES: Array<ByteClasses> = Array::with_max_entries(limits::CLASS_TABLES_MAX, 0);
 
 /// Port rules by policy and address prefix.
 #[map]

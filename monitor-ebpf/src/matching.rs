@@ -161,7 +161,7 @@ extern "C" fn rise(_index: u64, walk: *mut Rise) -> i64 {
     at -= length;
     // SAFETY: `at` is below PATH_MAX + 1 after the check above and the buffer has 512 bytes more.
     unsafe {
-        let buffer = (*walk.slot).walk.as_mut_ptr();
+        let buffer = (*walk.slot).backwards.as_mut_ptr();
         let place = buffer.add((at & 0xfff) as usize).cast::<c_void>();
         bpf_probe_read_kernel(place, length, name as *const c_void);
         at -= 1;

@@ -75,9 +75,10 @@ impl Dentry {
     }
 }
 
+/// A walk, in the hook's scratch slot: of values in maps the verifier knows nothing, so that it
+/// follows one component only, where it would follow each that it can tell from the others.
 #[repr(C)]
-struct Walk {
-    slot: *mut Scratch,
+pub struct Walk {
     dentry: Address,
     mount: Address,
     mount_root: Address,
@@ -90,6 +91,7 @@ struct Walk {
     labels: u32,
     at: u32,
     state: u32,
+    reserved: u32,
 }
 
 const GOING: u32 = 0;
@@ -118,15 +120,16 @@ fn root_of(mount: Address) -> u32 {
 
 /// One component, or one mount crossing.
 #[inline(never)]
-extern "C" fn climb(index: u64, walk: *mut Walk) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context that `resolve_in_slot` gave it.
-    let walk = unsafe { &mut *walk };
+extern "C" fn climb(index: u64, slot: *mut *mut Scratch) -> i64 {
+    // SAFETY: `bpf_loop` hands over the context that `resolve_in_slot` gave it: a claimed slot, to
+    // which nobody else writes meanwhile.
+    let scratch = unsafe { &mut **slot };
+    let walk = &mut scratch.walk;
     let dentry = walk.dentry;
     let entry = Dentry::of(dentry);
     let Dentry { parent, name, name_len, inode } = entry;
     if index == 0 {
-        // SAFETY: the slot is claimed, and nobody else writes to it meanwhile.
-        unsafe { (*walk.slot).entry = entry };
+        scratch.entry = entry;
     }
     if walk.at_home != 0
         && let Some(label) = label::find(walk.dev, inode)
@@ -164,14 +167,14 @@ extern "C" fn climb(index: u64, walk: *mut Walk) -> i64 {
     // SAFETY: `at` is below PATH_MAX + 1 after the check above and the buffer has 512 bytes more.
     unsafe {
         bpf_probe_read_kernel(
-            (*walk.slot).walk.as_mut_ptr().add((at & 0xfff) as usize).cast::<c_void>(),
+            scratch.backwards.as_mut_ptr().add((at & 0xfff) as usize).cast::<c_void>(),
             length,
             name as *const c_void,
         );
     }
     at -= 1;
     // SAFETY: masked to the buffer.
-    unsafe { *(*walk.slot).walk.as_mut_ptr().add((at & 0xfff) as usize) = b'/' };
+    unsafe { *scratch.backwards.as_mut_ptr().add((at & 0xfff) as usize) = b'/' };
     walk.at = at;
     if parent == dentry {
         // Something without a directory, such as `memfd:name`.
@@ -204,8 +207,7 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
     // SAFETY: the caller has claimed the slot and does not touch it meanwhile.
     let scratch = unsafe { &mut *slot };
     let sb: Address = field!(dentry, dentry_sb);
-    let mut walk = Walk {
-        slot,
+    scratch.walk = Walk {
         dentry,
         mount,
         mount_root: field!(mount, vfsmount_root),
@@ -215,21 +217,23 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
         labels: 0,
         at: PATH_MAX as u32 - 1,
         state: GOING,
+        reserved: 0,
     };
+    scratch.settle();
+    let mut context = slot;
     // SAFETY: the callback and its context match.
     unsafe {
         bpf_loop(
             PATH_DEPTH_MAX,
             climb as *mut c_void,
-            core::ptr::addr_of_mut!(walk).cast::<c_void>(),
+            core::ptr::addr_of_mut!(context).cast::<c_void>(),
             0,
         );
     }
-    // To the compiler the callback may have written to it.
-    let walk = core::hint::black_box(&mut walk);
-    let Walk { at, state, labels, .. } = *walk;
+    scratch.settle();
+    let Walk { at, state, labels, at_home, dentry, rest, .. } = scratch.walk;
     scratch.is_private = (state == PRIVATE) as u64;
-    scratch.unseen = if state == GOING && walk.at_home != 0 { walk.dentry } else { walk.rest };
+    scratch.unseen = if state == GOING && at_home != 0 { dentry } else { rest };
     if state == GOING {
         scratch.record.flags |= flags::TRUNCATED;
         return labels;
@@ -244,7 +248,7 @@ extern "C" fn resolve_in_slot(index: u32, position: u32, mount: Address, dentry:
     labels
 }
 
-/// Copies `length` bytes at `from` of the walk buffer to a string.
+/// Copies `length` bytes at `from` of what a walk has written to a string.
 #[inline(always)]
 pub fn set(scratch: &mut Scratch, position: usize, length: u32, from: u32) {
     let target = position * STRING_BYTES;
@@ -257,7 +261,7 @@ pub fn set(scratch: &mut Scratch, position: usize, length: u32, from: u32) {
             bpf_probe_read_kernel(
                 strings.add(target).cast::<c_void>(),
                 length & 0xfff,
-                scratch.walk.as_ptr().add((from & 0xfff) as usize).cast::<c_void>(),
+                scratch.backwards.as_ptr().add((from & 0xfff) as usize).cast::<c_void>(),
             );
         }
         scratch.record.lengths[position] = if length == 0 { 1 } else { length as u16 & 0xfff };

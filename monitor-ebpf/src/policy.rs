@@ -5,11 +5,11 @@ use core::ffi::c_void;
 
 use aya_ebpf::{helpers::generated::bpf_loop, maps::lpm_trie::Key};
 use monitor_common::{
-    automaton::{self, ByteClasses, DEAD, Row, Rows, START},
-    limits::ROWS_MAX,
+    automaton::{self, Cell, Cells, START},
+    limits::CELLS_MAX,
     network::{self, AddressKey, TABLE_BITS},
     policy::{
-        Decision, Policy, TABLES, TableRef, access, beyond_bound, decide_one, reason, stronger,
+        Decision, Policy, TABLES, access, beyond_bound, decide_one, reason, stronger,
         tag_flags, verdict,
     },
     record::{Record, counter, enforced, flags},
@@ -18,62 +18,79 @@ use monitor_common::{
 use crate::{
     emit,
     instance::{self, Subject},
-    maps::{ADDRESSES, BYTE_CLASSES, POLICIES, ROWS, SCRATCH},
+    maps::{ADDRESSES, CELLS, POLICIES, SCRATCH},
     scratch::{STRING_BYTES, Scratch},
 };
 
-/// [`Rows`] in the kernel's map.
-pub struct KernelRows(pub *const Row);
+/// The kernel's map. Tables lie within it, so the masks change nothing; the verifier goes by them.
+#[derive(Clone, Copy)]
+pub struct KernelCells(*const Cell);
 
-impl Rows for KernelRows {
+const WITHIN: u64 = CELLS_MAX as u64 - 1;
+const _: () = assert!(CELLS_MAX.is_power_of_two());
+
+impl KernelCells {
+    /// The map.
     #[inline(always)]
-    fn row(&self, index: u64) -> Option<&Row> {
-        // SAFETY: within the map's one value, which lives as long as the program.
-        (index < ROWS_MAX as u64).then(|| unsafe { &*self.0.add(index as usize) })
+    pub fn new() -> Option<Self> {
+        CELLS.get_ptr(0).map(|cells| Self(cells.cast()))
     }
 }
 
-/// A string on its way through the tables of a policy.
+impl Cells for KernelCells {
+    #[inline(always)]
+    fn cell(&self, index: u64) -> Cell {
+        // SAFETY: within the map's one value, which lives as long as the program.
+        unsafe { *self.0.add((index & WITHIN) as usize) }
+    }
+
+    #[inline(always)]
+    fn class(&self, base: u64, byte: u8) -> u8 {
+        // SAFETY: as above, with room for the classes of a byte behind the last cell.
+        unsafe { *self.0.add((base & WITHIN) as usize).cast::<u8>().add(byte as usize) }
+    }
+}
+
+/// How far a string is on its way through a table; in the scratch slot, as [`crate::path::Walk`] is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Progress {
+    base: u64,
+    state: u64,
+    /// Not 0 when the rest of the string cannot change the state.
+    stays: u64,
+}
+
+/// Where the string, the cells, and its progress through the tables of a policy are.
 #[repr(C)]
 struct Match {
     path: *const u64,
-    rows: *const Row,
-    tables: [Progress; TABLES],
-}
-
-/// How far it is in one of them.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Progress {
-    classes: *const ByteClasses,
-    base: u64,
-    state: u64,
-    /// Whether the rest of the string can still change the state.
-    open: u64,
+    cells: KernelCells,
+    tables: *mut [Progress; TABLES],
 }
 
 #[inline(never)]
 extern "C" fn eat(index: u64, context: *mut Match) -> i64 {
     // SAFETY: `bpf_loop` hands over the context that `classify_in_slot` gave it.
     let context = unsafe { &mut *context };
+    // SAFETY: of the slot that the hook has claimed, to which nobody else writes meanwhile.
+    let tables = unsafe { &mut *context.tables };
     // SAFETY: strings have 513 words; the index is masked to 511.
     let word = unsafe { context.path.add(index as usize & 0x1ff).read() };
-    let rows = KernelRows(context.rows);
-    let mut open = 0;
+    let cells = context.cells;
+    let mut stays = u64::MAX;
     let mut i = 0;
     while i < TABLES {
-        let table = &mut context.tables[i];
-        if table.open != 0 {
-            // SAFETY: map values live as long as the program.
-            let classes = unsafe { &*table.classes };
-            let step = automaton::step(&rows, table.base, classes, table.state, word);
+        let table = &mut tables[i];
+        if table.stays == 0 {
+            let step = automaton::step(&cells, table.base, table.state, word);
             table.state = step.state;
-            table.open = !step.done as u64;
-            open |= table.open;
+            table.stays = step.stays as u64;
         }
+        stays &= table.stays;
         i += 1;
     }
-    (open == 0) as i64
+    (stays != 0) as i64
 }
 
 /// Classes of the record's string number `position` under the policy in `slot`.
@@ -90,27 +107,26 @@ pub fn classify(scratch: &mut Scratch, position: usize, slot: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn classify_in_slot(index: u32, string: u32, slot: u32) -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr(index) else { return 0 };
+    let Some(memory) = SCRATCH.get_ptr_mut(index) else { return 0 };
     let Some(policy) = POLICIES.get(slot) else { return 0 };
-    let Some(rows) = ROWS.get_ptr(0) else { return 0 };
-    let position = (string >> 16) as usize & 3;
-    let mut context = Match {
-        // SAFETY: within the strings of the slot that the caller has claimed. They begin at a
-        // multiple of 8 bytes, and each has 513 words.
-        path: unsafe { (*scratch).strings.as_ptr().add(position * STRING_BYTES).cast() },
-        rows: rows.cast(),
-        tables: [Progress { classes: core::ptr::null(), base: 0, state: DEAD, open: 0 }; TABLES],
-    };
+    let Some(cells) = KernelCells::new() else { return 0 };
+    // SAFETY: the caller has claimed the slot and does not touch it meanwhile.
+    let scratch = unsafe { &mut *memory };
     let mut i = 0;
     while i < TABLES {
-        let TableRef { base, classes } = policy.tables[i];
-        let Some(classes) = BYTE_CLASSES.get_ptr(classes) else { return 0 };
-        // An absent table is at row 0 of the map, which accepts nothing.
-        let present = base != 0;
-        let state = if present { START } else { DEAD };
-        context.tables[i] = Progress { classes, base: base as u64, state, open: present as u64 };
+        let base = policy.tables[i] as u64;
+        let stays = automaton::stays(&cells, base, START as u64) as u64;
+        scratch.tables[i] = Progress { base, state: START as u64, stays };
         i += 1;
     }
+    let position = (string >> 16) as usize & 3;
+    let mut context = Match {
+        // SAFETY: within the strings. They begin at a multiple of 8 bytes, and each has 513 words.
+        path: unsafe { scratch.strings.as_ptr().add(position * STRING_BYTES).cast() },
+        cells,
+        tables: core::ptr::addr_of_mut!(scratch.tables),
+    };
+    scratch.settle();
     // SAFETY: the callback and its context match.
     unsafe {
         bpf_loop(
@@ -120,14 +136,12 @@ extern "C" fn classify_in_slot(index: u32, string: u32, slot: u32) -> u32 {
             0,
         );
     }
-    // To the compiler the callback may have written to it.
-    let context = core::hint::black_box(&mut context);
-    let rows = KernelRows(rows.cast());
+    scratch.settle();
     let mut classes = 0;
     let mut i = 0;
     while i < TABLES {
-        let Progress { base, state, .. } = context.tables[i];
-        classes |= rows.row(base.wrapping_add(state)).map_or(0, |row| row.accept);
+        let Progress { base, state, .. } = scratch.tables[i];
+        classes |= cells.cell(base.wrapping_add(state)).accept();
         i += 1;
     }
     classes

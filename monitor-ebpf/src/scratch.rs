@@ -11,10 +11,11 @@ use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_loop};
 use aya_log_ebpf::warn;
 use monitor_common::{
     limits::{PATH_MAX, SCRATCH_SLOTS},
+    policy::TABLES,
     record::{Record, counter},
 };
 
-use crate::{atomic, emit, kernel_field::Address, maps::SCRATCH, path::Dentry};
+use crate::{atomic, emit, kernel_field::Address, maps::SCRATCH, path::{Dentry, Walk}, policy::Progress};
 
 /// Room for one string of a record while it is built; the last one, the arguments, has more.
 pub const STRING_BYTES: usize = PATH_MAX + 8;
@@ -23,8 +24,8 @@ pub const STRING_AT: [u32; 4] =
     [0, STRING_BYTES as u32, 2 * STRING_BYTES as u32, 3 * STRING_BYTES as u32];
 /// Bytes behind `record` in [`Scratch`]: the strings, and slack so that masked offsets stay inside.
 const STRINGS_BYTES: usize = 32768 + 16384;
-/// Room of the path walk: it fills from the end and may overrun by one name.
-const WALK_BYTES: usize = PATH_MAX + 512;
+/// Room for a path that is written from the end, and may overrun by one name.
+const BACKWARDS_BYTES: usize = PATH_MAX + 512;
 
 /// Number of slots, [`SCRATCH_SLOTS`] or more; the loader sets it.
 #[unsafe(no_mangle)]
@@ -40,6 +41,10 @@ pub struct Scratch {
     pub index: u64,
     /// The dentry that the last walk began at.
     pub entry: Dentry,
+    /// The walk that is under way.
+    pub walk: Walk,
+    /// The match that is under way.
+    pub tables: [Progress; TABLES],
     /// Whether the last walk ended in a mount that a stacked file system keeps for itself.
     pub is_private: u64,
     /// A dentry whose ancestors' labels the last walk did not come by, 0 when there is none.
@@ -50,8 +55,8 @@ pub struct Scratch {
     pub record: Record,
     /// Strings at [`STRING_AT`].
     pub strings: [u8; STRINGS_BYTES],
-    /// Where paths are walked.
-    pub walk: [u8; WALK_BYTES],
+    /// Where walks write paths, from the end.
+    pub backwards: [u8; BACKWARDS_BYTES],
 }
 
 impl Scratch {

@@ -59,7 +59,7 @@ fn read_abstract(scratch: &mut Scratch, address: Address, length: u32) {
     // SAFETY: string 0 has 4,104 bytes, of which at most 127 are written.
     unsafe {
         let measured = bpf_probe_read_kernel_str(
-            scratch.walk.as_mut_ptr().cast::<c_void>(),
+            scratch.backwards.as_mut_ptr().cast::<c_void>(),
             NAME_MAX,
             name.wrapping_add(1) as *const c_void,
         );
@@ -112,7 +112,7 @@ fn read_abstract_argument(scratch: &mut Scratch, name: u64, length: u32) {
     // has more than NAME_MAX.
     unsafe {
         let measured = bpf_probe_read_user_str(
-            scratch.walk.as_mut_ptr().cast::<c_void>(),
+            scratch.backwards.as_mut_ptr().cast::<c_void>(),
             length,
             name.wrapping_add(1) as *const c_void,
         );

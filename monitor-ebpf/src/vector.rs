@@ -5,7 +5,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use monitor_common::{
-    automaton::{self, ByteClasses, DEAD, Row, START},
+    automaton::{self, Cells as _, DEAD, START},
     limits::ARGV_MAX,
     policy::class,
     record::{ARGV, PATH, flags},
@@ -13,8 +13,8 @@ use monitor_common::{
 
 use crate::{
     instance::Subject,
-    maps::{BYTE_CLASSES, POLICIES, ROWS, SCRATCH},
-    policy::{self, KernelRows},
+    maps::{POLICIES, SCRATCH},
+    policy::{self, KernelCells},
     scratch::{STRING_AT, Scratch},
 };
 
@@ -65,8 +65,7 @@ pub fn outcome(scratch: &mut Scratch, slot: u32) -> u32 {
 struct Walk {
     text: *const u64,
     length: u64,
-    rows: *const Row,
-    classes: *const ByteClasses,
+    cells: KernelCells,
     base: u64,
     state: u64,
 }
@@ -77,13 +76,10 @@ extern "C" fn eat(index: u64, walk: *mut Walk) -> i64 {
     let walk = unsafe { &mut *walk };
     // SAFETY: behind the beginning of either string, the slot has that many words and more.
     let word = unsafe { walk.text.add(index as usize & (WORDS - 1)).read() };
-    // SAFETY: map values live as long as the program.
-    let classes = unsafe { &*walk.classes };
     let left = walk.length.wrapping_sub(index * 8);
-    let rows = KernelRows(walk.rows);
-    let step = automaton::step_exactly(&rows, walk.base, classes, walk.state, word, left);
+    let step = automaton::step_exactly(&walk.cells, walk.base, walk.state, word, left);
     walk.state = step.state;
-    step.done as i64
+    (step.stays != 0) as i64
 }
 
 /// What the table says. A global function, which the verifier checks once for all its callers:
@@ -93,33 +89,25 @@ extern "C" fn eat(index: u64, walk: *mut Walk) -> i64 {
 extern "C" fn walk_in_slot(index: u32, lengths: u32, slot: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr(index) else { return 0 };
     let Some(policy) = POLICIES.get(slot) else { return 0 };
-    let Some(rows) = ROWS.get_ptr(0) else { return 0 };
-    let table = policy.arguments;
-    let Some(classes) = BYTE_CLASSES.get_ptr(table.classes) else { return 0 };
-    if table.base == 0 {
-        return 0;
-    }
+    let Some(cells) = KernelCells::new() else { return 0 };
     // SAFETY: the strings of the slot that the caller has claimed.
     let strings = unsafe { (*scratch).strings.as_ptr() };
     let mut walk = Walk {
         text: strings.cast(),
         length: (lengths >> 16 & 0xfff) as u64 + 1,
-        rows: rows.cast(),
-        classes,
-        base: table.base as u64,
-        state: START,
+        cells,
+        base: policy.arguments as u64,
+        state: START as u64,
     };
     run(&mut walk);
     // SAFETY: within the strings, which begin at a multiple of 8 bytes.
     walk.text = unsafe { strings.add(STRING_AT[ARGV] as usize).cast() };
     walk.length = (lengths & 0x7fff) as u64;
     run(&mut walk);
-    let rows = KernelRows(rows.cast());
-    let row = automaton::Rows::row(&rows, walk.base.wrapping_add(walk.state));
-    if row.is_some_and(|row| row.accept != 0) {
+    if cells.cell(walk.base.wrapping_add(walk.state)).accept() != 0 {
         return ACCEPTED;
     }
-    (walk.state != DEAD) as u32 * OPEN
+    (walk.state != DEAD as u64) as u32 * OPEN
 }
 
 #[inline(always)]

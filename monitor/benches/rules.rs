@@ -69,7 +69,7 @@ fn measure(name: &str, search: &SearchPath, bindings: &Bindings) -> Result<()> {
         let start = Instant::now();
         let compiled = black_box(rules::compile(&loaded)?);
         compile.push(start.elapsed());
-        states = compiled.tables.iter().map(|table| table.rows.len()).collect();
+        states = compiled.tables.iter().map(|table| table.states).collect();
     }
     println!("{name}: load {}, compile {}, states {states:?}", shown(load), shown(compile));
     Ok(())

@@ -147,13 +147,13 @@ fn policy_text(
     backends: &[Backend],
 ) -> io::Result<()> {
     let file = loaded.sources.first().map_or("", |source| source.path.as_str());
-    let rows: Vec<String> = compiled.tables.iter().map(|t| t.rows.len().to_string()).collect();
+    let states: Vec<String> = compiled.tables.iter().map(|t| t.states.to_string()).collect();
     writeln!(out, "{} ({file})", loaded.server)?;
     writeln!(
         out,
         "  mode {}, tables of {} states, {} address prefixes, {} labels",
         loaded.mode,
-        rows.join(" + "),
+        states.join(" + "),
         compiled.addresses.len(),
         compiled.labels.len()
     )?;
@@ -214,7 +214,7 @@ fn print_json(reports: &[Report], unused: &[Finding], backends: &[Backend]) -> i
                     .iter()
                     .map(|p| json!({"file": p.file, "line": p.line, "written": p.written, "resolved": p.resolved}))
                     .collect();
-                value["states"] = compiled.tables.iter().map(|t| json!(t.rows.len())).collect();
+                value["states"] = compiled.tables.iter().map(|t| json!(t.states)).collect();
                 value["addresses"] = json!(compiled.addresses.len());
                 value["labels"] = json!(compiled.labels.len());
                 for backend in backends {

@@ -339,7 +339,7 @@ fn print_json(
         "sets": sets,
         "rule": explanation.by.as_ref().map(rule),
         "matching": explanation.matching.iter().map(rule).collect::<Vec<Value>>(),
-        "states": compiled.tables.iter().map(|table| table.rows.len()).collect::<Vec<_>>(),
+        "states": compiled.tables.iter().map(|table| table.states).collect::<Vec<_>>(),
     });
     for backend in arguments.backend.backends() {
         let effect = outcome(*backend, explanation.decision, script);

@@ -27,12 +27,12 @@ use super::{Backend, KernelError, OBJECT};
 /// Where the agent keeps them.
 pub const DIRECTORY: &str = "/sys/fs/bpf/mcp-monitor";
 
-/// Maps that are pinned: all but the object's constants.
+/// Maps that are pinned: all but the object's constants and the working memory of its hooks.
 pub const MAPS: &[&str] = &[
     "ADDRESSES",
     "BELL",
-    "BYTE_CLASSES",
     "CALLS",
+    "CELLS",
     "COUNTERS",
     "EVENTS",
     "HANDLERS",
@@ -44,8 +44,6 @@ pub const MAPS: &[&str] = &[
     "READS",
     "READ_FILES",
     "REDIRECTED",
-    "ROWS",
-    "SCRATCH",
     "TAGS",
     "TAG_COUNT",
     "VIOLATIONS",

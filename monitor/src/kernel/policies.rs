@@ -11,10 +11,10 @@ use aya::{
     maps::{Array, LpmTrie, Map, MapData, lpm_trie::Key},
 };
 use monitor_common::{
-    automaton::{ByteClasses, Row},
-    limits::{CLASS_TABLES_MAX, HELD_POSITION, MATCH_POSITION, POLICIES_MAX, ROWS_MAX},
+    automaton::{Cell, NOTHING},
+    limits::{CELLS_MAX, HELD_POSITION, MATCH_POSITION, POLICIES_MAX},
     network::{AddressKey, AddressRules, TABLE_BITS},
-    policy::{InstanceState, Policy, Reads, TableRef},
+    policy::{InstanceState, Policy, Reads},
 };
 
 use super::{KernelError, shared::Shared};
@@ -49,7 +49,7 @@ const RESOLVER_WORD: usize = 2;
 pub struct Parts<'a> {
     /// Verdicts, sets, mode.
     pub policy: &'a Policy,
-    /// At most [`monitor_common::policy::TABLES`] automata; those without rows are absent.
+    /// At most [`monitor_common::policy::TABLES`] automata; those without cells are absent.
     pub tables: &'a [Automaton],
     /// Programs with their arguments.
     pub arguments: Option<&'a Automaton>,
@@ -69,9 +69,12 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Where the first table of patterns stands: behind that of none.
+const FIRST_TABLE: u32 = NOTHING.len() as u32;
+
 struct Table {
-    place: TableRef,
-    rows: u32,
+    base: u32,
+    cells: u32,
     users: u32,
 }
 
@@ -91,13 +94,11 @@ impl Installed {
 /// The maps that hold policies, and what is free in them.
 pub struct Policies {
     policies: Array<MapData, Policy>,
-    classes: Array<MapData, ByteClasses>,
     addresses: LpmTrie<MapData, AddressKey, AddressRules>,
     reads: Array<MapData, Reads>,
-    rows: Shared<Row>,
+    cells: Shared<Cell>,
     instances: Shared<InstanceState>,
-    free_rows: Vec<(u32, u32)>,
-    free_classes: Vec<u32>,
+    free_cells: Vec<(u32, u32)>,
     free_slots: Vec<u32>,
     free_instances: Vec<u32>,
     tables: HashMap<[u8; 32], Table>,
@@ -108,17 +109,16 @@ pub struct Policies {
 impl Policies {
     /// Takes the maps.
     pub fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let rows = Shared::map(array_data(ebpf, "ROWS")?)?;
+        let mut cells = Shared::map(array_data(ebpf, "CELLS")?)?;
+        cells.write(0, &NOTHING);
         let instances = Shared::map(array_data(ebpf, "INSTANCES")?)?;
         Ok(Self {
             policies: take(ebpf, "POLICIES")?.try_into().map_err(KernelError::Map)?,
-            classes: take(ebpf, "BYTE_CLASSES")?.try_into().map_err(KernelError::Map)?,
             addresses: take(ebpf, "ADDRESSES")?.try_into().map_err(KernelError::Map)?,
             reads: take(ebpf, "READS")?.try_into().map_err(KernelError::Map)?,
-            rows,
+            cells,
             instances,
-            free_rows: between(&[]),
-            free_classes: (0..CLASS_TABLES_MAX).rev().collect(),
+            free_cells: between(&[]),
             free_slots: (1..POLICIES_MAX).rev().collect(),
             free_instances: (0..HELD_POSITION).rev().collect(),
             tables: HashMap::new(),
@@ -155,9 +155,9 @@ impl Policies {
     ) -> Result<(), KernelError> {
         let mut policy = Policy { id, network: id, ..*parts.policy };
         let arguments = parts.arguments.map(|table| (&mut policy.arguments, table));
-        for (place, table) in policy.tables.iter_mut().zip(parts.tables).chain(arguments) {
-            *place = self.table(table)?;
-            if place.base != 0 {
+        for (base, table) in policy.tables.iter_mut().zip(parts.tables).chain(arguments) {
+            *base = self.table(table)?;
+            if *base != 0 {
                 installed.digests.push(table.digest);
             }
         }
@@ -169,25 +169,23 @@ impl Policies {
         self.policies.set(slot, policy, 0).map_err(KernelError::Map)
     }
 
-    fn table(&mut self, automaton: &Automaton) -> Result<TableRef, KernelError> {
-        let rows = automaton.rows.len() as u32;
-        if rows == 0 {
-            return Ok(TableRef::default());
+    fn table(&mut self, automaton: &Automaton) -> Result<u32, KernelError> {
+        let cells = automaton.cells.len() as u32;
+        if cells == 0 {
+            return Ok(0);
         }
         if let Some(table) = self.tables.get_mut(&automaton.digest) {
             table.users += 1;
-            return Ok(table.place);
+            return Ok(table.base);
         }
-        let free = self.free_rows.iter_mut().find(|(_, free)| *free >= rows);
-        let (start, length) = free.ok_or(KernelError::Full("automaton rows"))?;
-        let classes = self.free_classes.pop().ok_or(KernelError::Full("byte classes"))?;
-        let place = TableRef { base: *start, classes };
-        *start += rows;
-        *length -= rows;
-        self.tables.insert(automaton.digest, Table { place, rows, users: 1 });
-        self.classes.set(classes, automaton.classes, 0).map_err(KernelError::Map)?;
-        self.rows.write(place.base, &automaton.rows);
-        Ok(place)
+        let free = self.free_cells.iter_mut().find(|(_, free)| *free >= cells);
+        let (start, length) = free.ok_or(KernelError::Full("automaton cells"))?;
+        let base = *start;
+        *start += cells;
+        *length -= cells;
+        self.tables.insert(automaton.digest, Table { base, cells, users: 1 });
+        self.cells.write(base, &automaton.cells);
+        Ok(base)
     }
 
     /// Goes on with the policy that is bound at `position`, whose tables must be those of `parts`.
@@ -211,18 +209,17 @@ impl Policies {
         let policy = self.policies.get(&slot, 0).map_err(KernelError::Map)?;
         let arguments = parts.arguments.map(|table| (&policy.arguments, table));
         let tables = || policy.tables.iter().zip(parts.tables).chain(arguments);
-        let same = |(place, table): (&TableRef, &Automaton)| match table.rows.len() {
-            0 => place.base == 0,
-            _ => place.base != 0 && self.rows.holds(place.base, &table.rows),
+        let same = |(base, table): (&u32, &Automaton)| match table.cells.len() {
+            0 => *base == 0,
+            _ => *base != 0 && self.cells.holds(*base, &table.cells),
         };
         if !tables().all(same) {
             return Ok(None);
         }
         let id = policy.id;
         let mut installed = Installed { id, digests: Vec::new(), keys: HashSet::new() };
-        for (place, table) in tables().filter(|(place, _)| place.base != 0) {
-            let rows = table.rows.len() as u32;
-            let known = Table { place: *place, rows, users: 0 };
+        for (base, table) in tables().filter(|(base, _)| **base != 0) {
+            let known = Table { base: *base, cells: table.cells.len() as u32, users: 0 };
             self.tables.entry(table.digest).or_insert(known).users += 1;
             installed.digests.push(table.digest);
         }
@@ -247,13 +244,10 @@ impl Policies {
             self.instances.store(position, POLICY_WORD, 0);
         }
         self.free_slots = (1..POLICIES_MAX).rev().filter(|slot| !slots.contains(slot)).collect();
-        let classes: HashSet<u32> = self.tables.values().map(|table| table.place.classes).collect();
-        self.free_classes =
-            (0..CLASS_TABLES_MAX).rev().filter(|class| !classes.contains(class)).collect();
         let mut taken: Vec<(u32, u32)> =
-            self.tables.values().map(|table| (table.place.base, table.rows)).collect();
+            self.tables.values().map(|table| (table.base, table.cells)).collect();
         taken.sort_unstable();
-        self.free_rows = between(&taken);
+        self.free_cells = between(&taken);
         // Addresses that names had led to are not adopted: their names are asked for again.
         let adopted: HashSet<(u32, u32, [u8; 16])> = self
             .installed
@@ -296,20 +290,14 @@ impl Policies {
     }
 
     /// Tables: name, entries in use, room.
-    pub fn usage(&self) -> [(&'static str, u64, u64); 4] {
-        let free_rows: u32 = self.free_rows.iter().map(|(_, length)| length).sum();
-        let used = |room: u32, free: usize| (u64::from(room) - free as u64, u64::from(room));
-        let (instances, policies, classes, rows) = (
-            used(HELD_POSITION, self.free_instances.len()),
-            used(POLICIES_MAX - 1, self.free_slots.len()),
-            used(CLASS_TABLES_MAX, self.free_classes.len()),
-            used(ROWS_MAX - 1, free_rows as usize),
-        );
+    pub fn usage(&self) -> [(&'static str, u64, u64); 3] {
+        let free_cells: u32 = self.free_cells.iter().map(|(_, length)| length).sum();
+        let used =
+            |name, room: u32, free: usize| (name, u64::from(room) - free as u64, u64::from(room));
         [
-            ("instances", instances.0, instances.1),
-            ("policies", policies.0, policies.1),
-            ("byte_classes", classes.0, classes.1),
-            ("rows", rows.0, rows.1),
+            used("instances", HELD_POSITION, self.free_instances.len()),
+            used("policies", POLICIES_MAX - 1, self.free_slots.len()),
+            used("cells", CELLS_MAX - FIRST_TABLE, free_cells as usize),
         ]
     }
 
@@ -404,12 +392,11 @@ impl Policies {
         if table.users > 0 {
             return;
         }
-        let (place, rows) = (table.place, table.rows);
+        let place = (table.base, table.cells);
         self.tables.remove(&digest);
-        self.free_classes.push(place.classes);
-        self.free_rows.push((place.base, rows));
-        self.free_rows.sort_unstable();
-        self.free_rows.dedup_by(|next, previous| {
+        self.free_cells.push(place);
+        self.free_cells.sort_unstable();
+        self.free_cells.dedup_by(|next, previous| {
             let adjacent = previous.0 + previous.1 == next.0;
             if adjacent {
                 previous.1 += next.1;
@@ -419,12 +406,11 @@ impl Policies {
     }
 }
 
-/// Rows that are free between those that are taken, which are in order. Row 0 stays empty: a table
-/// there would look absent.
+/// Cells that are free between those that are taken, which are in order.
 fn between(taken: &[(u32, u32)]) -> Vec<(u32, u32)> {
     let mut free = Vec::new();
-    let mut at = 1;
-    for &(start, length) in taken.iter().chain([&(ROWS_MAX, 0)]) {
+    let mut at = FIRST_TABLE;
+    for &(start, length) in taken.iter().chain([&(CELLS_MAX, 0)]) {
         if start > at {
             free.push((at, start - at));
         }
@@ -450,10 +436,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_between_tables_are_free() {
-        assert_eq!(between(&[]), [(1, ROWS_MAX - 1)]);
-        let taken = [(1, 9), (10, 5), (20, 10)];
-        assert_eq!(between(&taken), [(15, 5), (30, ROWS_MAX - 30)]);
-        assert_eq!(between(&[(1, ROWS_MAX - 1)]), []);
+    fn cells_between_tables_are_free() {
+        let first = FIRST_TABLE;
+        assert_eq!(between(&[]), [(first, CELLS_MAX - first)]);
+        let taken = [(first, 9), (first + 9, 5), (first + 20, 10)];
+        assert_eq!(between(&taken), [(first + 14, 6), (first + 30, CELLS_MAX - first - 30)]);
+        assert_eq!(between(&[(first, CELLS_MAX - first)]), []);
     }
 }

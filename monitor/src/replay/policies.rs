@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use monitor_common::{automaton::Row, record::kind};
+use monitor_common::record::kind;
 use thiserror::Error;
 
 use super::{Rules, blocks::Place};
@@ -159,7 +159,7 @@ impl Pair {
     fn bytes(&self) -> usize {
         let both = [Some(&self.recorded), self.other.as_ref()];
         let tables = both.into_iter().flatten().flat_map(|rules| &rules.tables);
-        tables.map(|table| table.rows.len() * size_of::<Row>()).sum()
+        tables.map(|table| size_of_val(table.cells.as_slice())).sum()
     }
 }
 

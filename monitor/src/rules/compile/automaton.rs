@@ -12,60 +12,60 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use monitor_common::automaton::{ABSORBING, BYTE_CLASSES, ByteClasses, NUL_CLASS, Row};
+use monitor_common::automaton::{NUL_CLASS, OTHER_CLASS};
 
 use super::{
     Automaton,
+    cells::{self, Moves},
     nodes::{Bytes, Id, Kind, Loop, NAME, Nodes, Step, contains},
 };
 
-/// Rows that 16-bit row numbers can tell apart.
-pub const ROWS_MAX: usize = 65_535;
+/// States of one table, at most.
+pub const STATES_MAX: usize = 65_535;
 /// Nodes looked at in all states together, so that hopeless patterns fail soon.
 const WORK_MAX: usize = 20_000_000;
 
 /// Why patterns do not fit into a table.
 #[derive(Debug, thiserror::Error)]
 pub enum TooLarge {
-    #[error("the patterns need more than {ROWS_MAX} states")]
-    Rows,
-    #[error("the patterns tell {0} kinds of bytes apart, more than {BYTE_CLASSES}")]
-    Classes(usize),
+    #[error("the patterns need more than {STATES_MAX} states")]
+    States,
+    #[error("the patterns tell nearly all bytes apart")]
+    Classes,
 }
 
 /// Builds the table of patterns with their class bits.
 pub fn build(
     patterns: &[(Vec<Step>, u32)],
     kind: Kind,
-    rows_max: usize,
+    states_max: usize,
 ) -> Result<Automaton, TooLarge> {
     if patterns.is_empty() {
-        let classes = ByteClasses { class: [0; 256] };
-        return Ok(Automaton { rows: Vec::new(), classes, digest: [0; 32] });
+        return Ok(Automaton::default());
     }
     let (nodes, start) = Nodes::of(patterns, kind);
-    let (class, columns) = byte_classes(&nodes);
-    if columns > BYTE_CLASSES {
-        return Err(TooLarge::Classes(columns));
-    }
-    let mut table = Table::new(&nodes, kind, class, columns, rows_max);
+    let class = byte_classes(&nodes)?;
+    let mut table = Table::new(&nodes, kind, &class, states_max);
     table.fill(start)?;
-    Ok(table.lay_out())
+    Ok(cells::lay_out(&class, &table.moves))
 }
 
-/// A class for each byte, so that bytes of one class are in the same sets of the graph, and the
-/// number of classes. NUL is in a class of its own.
-fn byte_classes(nodes: &Nodes) -> ([u8; 256], usize) {
+/// A class for each byte, so that bytes of one class are in the same sets of the graph.
+fn byte_classes(nodes: &Nodes) -> Result<[u8; 256], TooLarge> {
     let mut sets: BTreeSet<Bytes> = BTreeSet::from([NAME]);
     sets.extend(nodes.nodes.iter().flat_map(|node| node.edges.iter().map(|(bytes, _)| *bytes)));
-    let mut numbers: HashMap<Vec<bool>, u8> = HashMap::new();
-    let mut class = [NUL_CLASS as u8; 256];
+    let in_names_alone = sets.iter().map(|set| *set == NAME).collect();
+    let mut numbers: HashMap<Vec<bool>, u8> = HashMap::from([(in_names_alone, OTHER_CLASS)]);
+    let mut class = [NUL_CLASS; 256];
     for byte in 1..=u8::MAX {
-        let fresh = u8::try_from(numbers.len() + 1).unwrap_or(u8::MAX);
+        let fresh =
+            u8::try_from(numbers.len()).ok().and_then(|others| others.checked_add(NUL_CLASS));
         let within = sets.iter().map(|set| contains(set, byte)).collect();
-        class[usize::from(byte)] = *numbers.entry(within).or_insert(fresh);
+        let number = numbers.get(&within).copied().or(fresh).ok_or(TooLarge::Classes)?;
+        numbers.insert(within, number);
+        class[usize::from(byte)] = number;
     }
-    (class, numbers.len() + 1)
+    Ok(class)
 }
 
 /// A state: what makes it differ from others.
@@ -94,25 +94,19 @@ struct Next {
 struct Table<'a> {
     graph: &'a Nodes,
     kind: Kind,
-    class: [u8; 256],
+    slash: u8,
     /// Byte classes of each set of bytes.
     classes_of: HashMap<Bytes, Vec<u8>>,
     columns: usize,
     states: Vec<State>,
-    numbers: HashMap<State, u16>,
-    next: Vec<u16>,
+    numbers: HashMap<State, u32>,
+    moves: Vec<Moves>,
     work: usize,
-    rows_max: usize,
+    states_max: usize,
 }
 
 impl<'a> Table<'a> {
-    fn new(
-        graph: &'a Nodes,
-        kind: Kind,
-        class: [u8; 256],
-        columns: usize,
-        rows_max: usize,
-    ) -> Self {
+    fn new(graph: &'a Nodes, kind: Kind, class: &[u8; 256], states_max: usize) -> Self {
         let mut classes_of = HashMap::new();
         for (bytes, _) in graph.nodes.iter().flat_map(|node| &node.edges) {
             classes_of.entry(*bytes).or_insert_with(|| {
@@ -122,54 +116,59 @@ impl<'a> Table<'a> {
             });
         }
         let dead = State::default();
-        let numbers = HashMap::from([(dead.clone(), 0)]);
-        let states = vec![dead];
         Self {
             graph,
             kind,
-            class,
+            slash: class[usize::from(b'/')],
             classes_of,
-            columns,
-            states,
-            numbers,
-            next: Vec::new(),
+            columns: class.iter().fold(0, |most, class| most.max(usize::from(*class) + 1)),
+            numbers: HashMap::from([(dead.clone(), cells::DEAD_STATE)]),
+            states: vec![dead],
+            moves: vec![Moves::default()],
             work: 0,
-            rows_max,
+            states_max,
         }
     }
 
     fn fill(&mut self, start: Id) -> Result<(), TooLarge> {
-        // The start gets a row of its own even when nothing can match.
+        // The start gets a state of its own even when nothing can match.
         let first = self.state(0, &[start]);
-        self.numbers.insert(first.clone(), 1);
+        self.numbers.insert(first.clone(), cells::START_STATE);
         self.states.push(first);
-        self.next.resize(self.columns, 0);
-        let slash = usize::from(self.class[usize::from(b'/')]);
-        let mut done = 1;
-        while let Some(state) = self.states.get(done).cloned() {
-            let own_number = u16::try_from(done).map_err(|_| TooLarge::Rows)?;
-            done += 1;
-            self.work += state.nodes.len() + 1;
-            let Next { always, text, names, by_class } = self.follow(&state);
-            // Bytes that no node asks for in particular all lead to the same state.
-            let within = [always.as_slice(), &text].concat();
-            let all = [within.as_slice(), &names].concat();
-            let other = self.number(state.certain, &all)?;
-            for (column, own) in by_class.into_iter().enumerate() {
-                let next = match column {
-                    // Behind the end of a path nothing changes.
-                    NUL_CLASS if self.kind == Kind::Paths => own_number,
-                    NUL_CLASS => self.number(state.certain, &[always.as_slice(), &own].concat())?,
-                    _ if column == slash => {
-                        self.number(state.certain, &[within.as_slice(), &own].concat())?
-                    }
-                    _ if own.is_empty() => other,
-                    _ => self.number(state.certain, &[all.as_slice(), &own].concat())?,
-                };
-                self.next.push(next);
-            }
+        while let Some(state) = self.states.get(self.moves.len()).cloned() {
+            let moves = self.moves(&state)?;
+            self.moves.push(moves);
         }
         Ok(())
+    }
+
+    /// Where a state leads; the states that it leads to are numbered.
+    fn moves(&mut self, state: &State) -> Result<Moves, TooLarge> {
+        let own_number = self.moves.len() as u32;
+        self.work += state.nodes.len() + 1;
+        let Next { always, text, names, by_class } = self.follow(state);
+        // Bytes that no node asks for in particular all lead to the same state.
+        let within = [always.as_slice(), &text].concat();
+        let all = [within.as_slice(), &names].concat();
+        let of_others = &by_class[usize::from(OTHER_CLASS)];
+        let other = self.number(state.certain, &[all.as_slice(), of_others].concat())?;
+        let mut moves = Moves { accept: state.accept, other, by_class: Vec::new() };
+        for (class, own) in (0..=u8::MAX).zip(&by_class) {
+            let next = match class {
+                // Behind the end of a path nothing changes.
+                NUL_CLASS if self.kind == Kind::Paths => own_number,
+                NUL_CLASS => self.number(state.certain, &[always.as_slice(), own].concat())?,
+                _ if class == self.slash => {
+                    self.number(state.certain, &[within.as_slice(), own].concat())?
+                }
+                _ if own == of_others => other,
+                _ => self.number(state.certain, &[all.as_slice(), own].concat())?,
+            };
+            if next != other {
+                moves.by_class.push((class, next));
+            }
+        }
+        Ok(moves)
     }
 
     fn follow(&self, state: &State) -> Next {
@@ -192,16 +191,16 @@ impl<'a> Table<'a> {
         Next { always, text, names, by_class }
     }
 
-    fn number(&mut self, certain: u32, followed: &[Id]) -> Result<u16, TooLarge> {
+    fn number(&mut self, certain: u32, followed: &[Id]) -> Result<u32, TooLarge> {
         self.work += followed.len();
         let state = self.state(certain, followed);
         if let Some(number) = self.numbers.get(&state) {
             return Ok(*number);
         }
-        if self.states.len() >= self.rows_max || self.work > WORK_MAX {
-            return Err(TooLarge::Rows);
+        if self.states.len() >= self.states_max || self.work > WORK_MAX {
+            return Err(TooLarge::States);
         }
-        let number = u16::try_from(self.states.len()).map_err(|_| TooLarge::Rows)?;
+        let number = self.states.len() as u32;
         self.numbers.insert(state.clone(), number);
         self.states.push(state);
         Ok(number)
@@ -229,26 +228,5 @@ impl<'a> Table<'a> {
             moves && graph.reach[*id as usize] & !certain != 0
         });
         State { accept: accept | certain, certain, nodes }
-    }
-
-    fn lay_out(&self) -> Automaton {
-        let mut rows = Vec::with_capacity(self.states.len());
-        let mut bytes = Vec::with_capacity(self.states.len() * size_of::<Row>());
-        for (number, (state, cells)) in
-            self.states.iter().zip(self.next.chunks(self.columns)).enumerate()
-        {
-            let mut row = Row { next: [0; BYTE_CLASSES], accept: state.accept, flags: 0 };
-            row.next[..cells.len()].copy_from_slice(cells);
-            if cells.iter().all(|next| usize::from(*next) == number) {
-                row.flags = ABSORBING;
-            }
-            bytes.extend(row.accept.to_le_bytes());
-            bytes.extend(row.flags.to_le_bytes());
-            bytes.extend(row.next.iter().flat_map(|next| next.to_le_bytes()));
-            rows.push(row);
-        }
-        bytes.extend(self.class);
-        let digest = *blake3::hash(&bytes).as_bytes();
-        Automaton { rows, classes: ByteClasses { class: self.class }, digest }
     }
 }

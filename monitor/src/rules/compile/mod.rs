@@ -2,13 +2,14 @@
 //! read by [`super::load()`], so the same [`Loaded`] always gives the same bytes.
 
 mod automaton;
+mod cells;
 pub(super) mod network;
 mod nodes;
 
 use std::{path::PathBuf, sync::Arc};
 
 use monitor_common::{
-    automaton::{ByteClasses, Row, accepts_vector, classify},
+    automaton::{Cell, accepts_vector, classify},
     network::{AddressRules, canonical, canonical_local},
     policy::{Label, Policy, access, class, mode, set},
 };
@@ -31,16 +32,16 @@ const RULES: usize = 1;
 /// Patterns of the sets that begin with `**/`, apart because they multiply with those that do not.
 const SETS_FLOATING: usize = 2;
 /// States up to which the rules' floating patterns share a table with the others.
-const JOINED_ROWS_MAX: usize = 8192;
+const JOINED_STATES_MAX: usize = 8192;
 
-/// One table of [`monitor_common::automaton`].
-#[derive(Clone)]
+/// One table of [`monitor_common::automaton`]; of no patterns by default.
+#[derive(Clone, Default)]
 pub struct Automaton {
-    /// States; empty when no pattern is in this table.
-    pub rows: Vec<Row>,
-    /// Byte classes.
-    pub classes: ByteClasses,
-    /// BLAKE3 over both: tables of equal content can be shared.
+    /// Empty when no pattern is in this table.
+    pub cells: Vec<Cell>,
+    /// Its states, which the cells are laid out for.
+    pub states: usize,
+    /// BLAKE3 over the cells: tables of equal content can be shared.
     pub digest: [u8; 32],
 }
 
@@ -49,9 +50,9 @@ pub struct Automaton {
 pub struct Compiled {
     /// The policy; `tables`, `network` and `id` are 0 and filled in when it is installed.
     pub policy: Policy,
-    /// Exactly [`monitor_common::policy::TABLES`] tables, in the order of [`Policy::tables`]; absent ones have no rows.
+    /// Exactly [`monitor_common::policy::TABLES`] tables, in the order of [`Policy::tables`]; absent ones have no cells.
     pub tables: Vec<Automaton>,
-    /// Programs with the arguments that they may have; no rows when no rule names any.
+    /// Programs with the arguments that they may have; no cells when no rule names any.
     pub arguments: Automaton,
     /// Prefix length of the address (0 to 128), address, port rules.
     pub addresses: Vec<(u8, [u8; 16], AddressRules)>,
@@ -150,7 +151,7 @@ fn arguments(loaded: &Loaded) -> Result<Automaton, RuleError> {
     let steps =
         vectors.map(|rule| (vector_steps(&rule.program, &rule.arguments, rule.open), class::NAMED));
     let patterns: Vec<_> = steps.collect();
-    automaton::build(&patterns, Kind::Vectors, automaton::ROWS_MAX).map_err(|error| {
+    automaton::build(&patterns, Kind::Vectors, automaton::STATES_MAX).map_err(|error| {
         let findings = loaded.vectors.iter().take(3).map(|rule| Finding {
             severity: Severity::Error,
             message: format!("the arguments of programs take too much: {error}"),
@@ -179,7 +180,7 @@ pub(super) fn match_table(rules: &[MatchRule]) -> Result<Automaton, TooLarge> {
         match_steps(rule.exe.as_ref(), rule.cgroup.as_ref(), argument)
     };
     let patterns: Vec<_> = rules.iter().map(|rule| (steps(rule), class::NAMED)).collect();
-    automaton::build(&patterns, Kind::Vectors, automaton::ROWS_MAX)
+    automaton::build(&patterns, Kind::Vectors, automaton::STATES_MAX)
 }
 
 /// Builds the tables, or says which of them grew too large.
@@ -192,8 +193,8 @@ fn tables(loaded: &Loaded, floating: FloatingRules) -> Result<Vec<Automaton>, (u
             patterns.extend(loaded.loaders.iter().map(|pattern| (steps(pattern), class::LOADER)));
         }
         let joined = table == RULES && floating == FloatingRules::WithRules;
-        let rows_max = if joined { JOINED_ROWS_MAX } else { automaton::ROWS_MAX };
-        automaton::build(&patterns, Kind::Paths, rows_max).map_err(|error| (table, error))
+        let states_max = if joined { JOINED_STATES_MAX } else { automaton::STATES_MAX };
+        automaton::build(&patterns, Kind::Paths, states_max).map_err(|error| (table, error))
     };
     // The rules first: they alone may have to be built in another way.
     let rules = build(RULES)?;
@@ -245,10 +246,8 @@ fn cost(pattern: &Pattern) -> usize {
 impl Compiled {
     /// Bits of [`class`] that a resolved path falls in. Abstract socket names begin with `@`.
     pub fn classify_path(&self, path: &[u8]) -> u32 {
-        let present = self.tables.iter().filter(|table| !table.rows.is_empty());
-        present.fold(0, |classes, table| {
-            classes | classify(table.rows.as_slice(), 0, &table.classes, path)
-        })
+        let present = self.tables.iter().filter(|table| !table.cells.is_empty());
+        present.fold(0, |classes, table| classes | classify(table.cells.as_slice(), path))
     }
 
     /// Whether the rules name these arguments (without argv\[0\]) for a program.
@@ -257,12 +256,12 @@ impl Compiled {
         program: &[u8],
         arguments: impl IntoIterator<Item = &'a [u8]>,
     ) -> bool {
-        let table = &self.arguments;
+        let cells = &self.arguments.cells;
         let mut vector = [program, b"\0\0"].concat();
         for argument in arguments {
             vector.extend([argument, b"\0"].concat());
         }
-        !table.rows.is_empty() && accepts_vector(table.rows.as_slice(), 0, &table.classes, &vector)
+        !cells.is_empty() && accepts_vector(cells.as_slice(), &vector)
     }
 
     /// Whether a program is a dynamic loader, which may yet map the program that it was asked for.
@@ -290,5 +289,5 @@ impl Compiled {
 pub(super) fn table_for_tests(patterns: &[(&Pattern, u32)]) -> Automaton {
     let patterns: Vec<_> =
         patterns.iter().map(|(pattern, class)| (steps(pattern), *class)).collect();
-    automaton::build(&patterns, Kind::Paths, automaton::ROWS_MAX).unwrap()
+    automaton::build(&patterns, Kind::Paths, automaton::STATES_MAX).unwrap()
 }

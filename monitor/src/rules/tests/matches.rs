@@ -28,7 +28,7 @@ fn asked<'a>(matcher: &'a Matcher, process: &Process<'_>) -> (bool, Option<&'a s
     let mut vector = [exe.as_bytes(), b"\0", cgroup.as_bytes(), b"\0argv0\0"].concat();
     arguments.iter().for_each(|own| vector.extend([own.as_bytes(), b"\0"].concat()));
     let table = matcher.table().unwrap().unwrap();
-    let accepted = accepts_vector(table.rows.as_slice(), 0, &table.classes, &vector);
+    let accepted = accepts_vector(table.cells.as_slice(), &vector);
     let arguments: Vec<Vec<u8>> = arguments.iter().map(|own| own.as_bytes().to_vec()).collect();
     let server = matcher.server_of(&Traits {
         exe: exe.as_bytes(),
@@ -158,8 +158,8 @@ fn many_servers_with_floating_patterns_fit_into_one_table() {
         fixture = fixture.file(&format!("servers/n{number}.toml"), &text);
     }
     let (matcher, _) = Matcher::load(&SearchPath::new(Some(fixture.folder.path()))).unwrap();
-    let rows = matcher.table().unwrap().unwrap().rows.len();
-    assert!(rows < 8000, "{rows}");
+    let states = matcher.table().unwrap().unwrap().states;
+    assert!(states < 8000, "{states}");
     let process = Process { arguments: &["x", "server-59"], ..USER };
     assert_eq!(asked(&matcher, &process), (true, Some("n59")));
 }

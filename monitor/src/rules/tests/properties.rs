@@ -75,9 +75,7 @@ proptest! {
         });
         let table = compile::table_for_tests(&with_class.collect::<Vec<_>>());
         for path in &paths {
-            let got = monitor_common::automaton::classify(
-                table.rows.as_slice(), 0, &table.classes, path,
-            );
+            let got = monitor_common::automaton::classify(table.cells.as_slice(), path);
             for (i, (glob, list)) in globs.iter().zip(&lists).enumerate() {
                 let expected = by_globset(glob, path);
                 let shown = path.escape_ascii().to_string();

@@ -31,7 +31,7 @@ fn equal_rules_give_equal_tables() {
         assert_eq!(a.digest, b.digest);
     }
     assert_eq!(one.addresses, two.addresses);
-    assert_eq!(one.tables[0].rows.len(), two.tables[0].rows.len());
+    assert_eq!(one.tables[0].states, two.tables[0].states);
 }
 
 /// A word of its own for each number.
@@ -78,7 +78,7 @@ fn four_hundred_mixed_patterns_fit() {
         .unwrap();
     let start = std::time::Instant::now();
     let compiled = compile(&loaded).unwrap();
-    let sizes: Vec<usize> = compiled.tables.iter().map(|t| t.rows.len()).collect();
+    let sizes: Vec<usize> = compiled.tables.iter().map(|t| t.states).collect();
     println!("400 mixed patterns: {sizes:?} in {:?}", start.elapsed());
     assert!(sizes.iter().sum::<usize>() < 20_000, "{sizes:?}");
     let source = format!("/home/u/work/{}/src/a/b.rs", word(2));
@@ -93,12 +93,12 @@ fn floating_rules_that_multiply_move_to_the_table_of_the_sets() {
         (0..60).map(|i| format!("/opt/{}/*/{}", word(100 + i), word(200 + i))).collect();
     let text = format!("[files]\nread = {anchored:?}\nwrite = {floating:?}");
     let compiled = Fixture::new().server(&text).compile();
-    assert!(!compiled.tables[2].rows.is_empty());
+    assert!(!compiled.tables[2].cells.is_empty());
     let path = |end: &str| format!("/opt/{}/{}/{end}", word(100), word(3));
     assert_eq!(compiled.classify_path(path(&word(200)).as_bytes()), class::READ);
     assert_eq!(compiled.classify_path(path(&word(7)).as_bytes()), class::WRITE);
     let few = Fixture::new().server("[files]\nwrite = [\"**/a\"]\nread = [\"/b\"]").compile();
-    assert!(few.tables[2].rows.is_empty());
+    assert!(few.tables[2].cells.is_empty());
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn what_is_built_in_loads_and_compiles() {
         assert!(loaded.warnings.is_empty(), "{name}: {:?}", loaded.warnings);
         let start = std::time::Instant::now();
         let compiled = compile(&loaded).unwrap();
-        let sizes: Vec<usize> = compiled.tables.iter().map(|t| t.rows.len()).collect();
+        let sizes: Vec<usize> = compiled.tables.iter().map(|t| t.states).collect();
         println!("{name}: {sizes:?} in {:?}", start.elapsed());
         assert!(sizes.iter().all(|rows| *rows < 8_000), "{name}: {sizes:?}");
     }

@@ -61,7 +61,7 @@ pub fn measure(backend: Backend, rounds: usize) -> Result<()> {
         let mut slots = Vec::new();
         for (number, count) in COUNTS.iter().enumerate() {
             let compiled = compile(folder.path(), case, *count)?;
-            let states: usize = compiled.tables.iter().map(|table| table.rows.len()).sum();
+            let states: usize = compiled.tables.iter().map(|table| table.states).sum();
             slots.push((*count, states, kernel.install(number as u32 + 1, &compiled)?));
         }
         let mut slopes = vec![Vec::new(); COUNTS.len()];
