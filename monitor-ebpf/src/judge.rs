@@ -331,7 +331,11 @@ pub fn pid_of_file(file: Address) -> Address {
     let inode: Address = field!(file, file_inode);
     let sb: Address = field!(inode, inode_sb);
     let magic: u64 = field!(sb, sb_magic);
-    if magic == PIDFS_MAGIC as u64 { field!(inode, inode_private) } else { field!(file, file_private) }
+    if magic == PIDFS_MAGIC as u64 {
+        field!(inode, inode_private)
+    } else {
+        field!(file, file_private)
+    }
 }
 
 /// A task of a `struct pid`.

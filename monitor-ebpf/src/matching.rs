@@ -188,12 +188,7 @@ extern "C" fn cgroup_in_slot(index: u32, node: Address) -> u32 {
     let mut walk = Rise { slot, node, at: PATH_MAX as u32 - 1, arrived: 0 };
     // SAFETY: the callback and its context match.
     unsafe {
-        bpf_loop(
-            DEPTH_MAX,
-            rise as *mut c_void,
-            core::ptr::addr_of_mut!(walk).cast::<c_void>(),
-            0,
-        );
+        bpf_loop(DEPTH_MAX, rise as *mut c_void, core::ptr::addr_of_mut!(walk).cast::<c_void>(), 0);
     }
     // To the compiler the callback may have written to it.
     let Rise { at, arrived, .. } = *core::hint::black_box(&mut walk);
@@ -211,12 +206,8 @@ extern "C" fn cgroup_in_slot(index: u32, node: Address) -> u32 {
 #[inline(always)]
 fn hold(tgid: u32) {
     stop_current();
-    let tag = Tag {
-        instance: HELD_INSTANCE,
-        slot: HELD_POSITION,
-        flags: tag_flags::HELD,
-        reserved: 0,
-    };
+    let tag =
+        Tag { instance: HELD_INSTANCE, slot: HELD_POSITION, flags: tag_flags::HELD, reserved: 0 };
     if !(instance::insert(tgid, &tag) && keep(tgid, &tag)) {
         // Nobody would ever let it go, and unwatched it must not run.
         emit::count(counter::TAG_FAILED);

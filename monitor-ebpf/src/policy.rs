@@ -9,8 +9,8 @@ use monitor_common::{
     limits::CELLS_MAX,
     network::{self, AddressKey, TABLE_BITS},
     policy::{
-        Decision, Policy, TABLES, access, beyond_bound, decide_one, reason, stronger,
-        tag_flags, verdict,
+        Decision, Policy, TABLES, access, beyond_bound, decide_one, reason, stronger, tag_flags,
+        verdict,
     },
     record::{Record, counter, enforced, flags},
 };

@@ -15,7 +15,13 @@ use monitor_common::{
     record::{Record, counter},
 };
 
-use crate::{atomic, emit, kernel_field::Address, maps::SCRATCH, path::{Dentry, Walk}, policy::Progress};
+use crate::{
+    atomic, emit,
+    kernel_field::Address,
+    maps::SCRATCH,
+    path::{Dentry, Walk},
+    policy::Progress,
+};
 
 /// Room for one string of a record while it is built; the last one, the arguments, has more.
 pub const STRING_BYTES: usize = PATH_MAX + 8;

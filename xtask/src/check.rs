@@ -8,25 +8,31 @@ use crate::{build, setup, workspace};
 
 /// Checks the workspace, then the kernel programs with their own compiler.
 pub fn everything() -> Result<()> {
-    let toolchain = setup::bpf_compiler()?;
-    // The agent's build script wants them.
-    build::kernel_programs()?;
-    let mut failed = Vec::new();
-    let mut step = |name: &str, result: Result<()>| {
-        if let Err(error) = result {
-            say(format!("{name}: {error:#}"));
-            failed.push(name.to_owned());
-        }
-    };
-    step("formatting", formatting());
-    step("lints", lints());
-    step("documentation", documentation());
-    step("kernel programs", kernel_programs(&toolchain));
+    let failed: Vec<_> =
+        each()?.into_iter().filter_map(|(name, clean)| (!clean).then_some(name)).collect();
     if !failed.is_empty() {
         bail!("not clean: {}", failed.join(", "));
     }
     say("clean");
     Ok(())
+}
+
+/// Each check, and whether it found nothing; what it found has been said.
+pub fn each() -> Result<Vec<(&'static str, bool)>> {
+    let toolchain = setup::bpf_compiler()?;
+    // The agent's build script wants them.
+    build::kernel_programs()?;
+    let checks = [
+        ("formatting", formatting()),
+        ("lints", lints()),
+        ("documentation", documentation()),
+        ("kernel programs", kernel_programs(&toolchain)),
+    ];
+    let clean = |(name, result): (&'static str, Result<()>)| {
+        let result = result.inspect_err(|error| say(format!("{name}: {error:#}")));
+        (name, result.is_ok())
+    };
+    Ok(checks.into_iter().map(clean).collect())
 }
 
 fn formatting() -> Result<()> {

@@ -31,9 +31,15 @@ impl Results {
         }
     }
 
+    /// Takes how something ended that is no test of a runner.
+    pub fn end(&mut self, run: &str, name: &str, passed: bool) {
+        let end = if passed { End::Passed } else { End::Failed };
+        self.ends.push((run.to_owned(), name.to_owned(), end));
+    }
+
     /// Counts a failure that no test line tells: a run that broke off.
     pub fn broke_off(&mut self, run: &str, reason: &str) {
-        self.ends.push((run.to_owned(), reason.to_owned(), End::Failed));
+        self.end(run, reason, false);
     }
 
     /// Whether a run has had a failure.

@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 use crate::command::{as_root, cargo, say};
 use crate::machine::{Boot, Kernel, boot, build_debian, build_image};
 use crate::results::Results;
-use crate::{build, package, real_server, setup, workspace};
+use crate::{build, check, package, real_server, setup, workspace};
 
 /// How long a machine may say nothing. Tests run the monitor several times, and every start loads
 /// all programs, which the kernel's verifier takes its time for.
@@ -149,7 +149,7 @@ enum Part {
     Machines,
 }
 
-/// Unit tests, end-to-end tests here, end-to-end tests on the matrix.
+/// Unit tests, formatting and lints, end-to-end tests here, end-to-end tests on the matrix.
 pub fn parts(parts: Parts) -> Result<()> {
     let Parts { only, filter } = parts;
     let wanted = |part| only.is_none_or(|only| only == part);
@@ -159,6 +159,11 @@ pub fn parts(parts: Parts) -> Result<()> {
     if wanted(Part::Unit) {
         build::kernel_programs()?;
         unit(&mut results, filter.as_deref())?;
+    }
+    if only.is_none() && filter.is_none() {
+        for (name, clean) in check::each()? {
+            results.end("check", name, clean);
+        }
     }
     if wanted(Part::Host) || wanted(Part::Machines) {
         let programs = programs()?;

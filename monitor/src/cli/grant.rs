@@ -44,7 +44,7 @@ pub struct Arguments {
     /// May be executed
     #[arg(long, value_name = "PATH")]
     exec: Vec<String>,
-    /// May be connected and sent to: ADDRESS[:PORT], NETWORK[:PORT], HOST[:PORT], public[:PORT]
+    /// May be connected and sent to: an address, a network, a host or `public`, `:PORT` behind it
     #[arg(long, value_name = "ADDRESS")]
     connect: Vec<String>,
     /// For how long: 30s, 10m, 2h, 7d at most
