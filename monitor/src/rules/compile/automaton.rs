@@ -161,7 +161,8 @@ impl<'a> Table<'a> {
                 _ if class == self.slash => {
                     self.number(state.certain, &[within.as_slice(), own].concat())?
                 }
-                _ if own == of_others => other,
+                // Most of both are empty: by themselves, as comparing nothing with nothing is slow.
+                _ if own.is_empty() && of_others.is_empty() || own == of_others => other,
                 _ => self.number(state.certain, &[all.as_slice(), own].concat())?,
             };
             if next != other {
@@ -183,6 +184,10 @@ impl<'a> Table<'a> {
                 Loop::Any => always.push(*id),
             }
             for (bytes, next) in &node.edges {
+                if *bytes == NAME {
+                    names.push(*next);
+                    continue;
+                }
                 for class in &self.classes_of[bytes] {
                     by_class[usize::from(*class)].push(*next);
                 }
