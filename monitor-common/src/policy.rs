@@ -183,8 +183,15 @@ pub struct Policy {
     pub id: u32,
     /// Reads that the kernel programs count, see [`ReadLimit`].
     pub reads: ReadLimit,
+    /// When the policy lapses, CLOCK_BOOTTIME, ns: rights that were granted for a while are over, and
+    /// nobody has replaced it. 0: never.
+    pub until_ns: u64,
     /// Event kinds recorded though not violations: bit `1 << kind` of [`crate::record::kind`].
     pub record: u64,
+    /// Slot of the policy that is in force from then on.
+    pub after: u32,
+    /// Unused, 0.
+    pub reserved: u32,
     /// One of [`mode`].
     pub mode: u8,
     /// 1: DNS goes to the agent ([`InstanceState::resolver`]), as it does where rules name hosts.
@@ -207,7 +214,10 @@ impl Policy {
         network: 0,
         id: 0,
         reads: ReadLimit { files: 0, step_ms: 0, verdict: 0, reserved: 0 },
+        until_ns: 0,
         record: 0,
+        after: 0,
+        reserved: 0,
         mode: mode::OBSERVE,
         names: 0,
         unlisted: [verdict::ALLOW; access::COUNT],
@@ -355,7 +365,7 @@ pub struct Label {
 }
 
 wire!(
-    Policy = 104,
+    Policy = 120,
     ReadLimit = 16,
     Reads = 64,
     ReadKey = 24,

@@ -97,15 +97,24 @@ fn look_up(may_signal: bool) -> Current {
 
 #[inline(always)]
 fn subject_of(ids: u64, tag: Tag) -> Current {
-    let slot = policy_at(tag.slot);
+    let mut slot = policy_at(tag.slot);
+    let Some(mut policy) = policy_in(slot) else { return missing() };
+    if policy.until_ns != 0 && now_ns() >= policy.until_ns {
+        slot = policy.after;
+        let Some(after) = policy_in(slot) else { return missing() };
+        policy = after;
+    }
+    Current::Tagged(Subject { tag, ids, policy, slot })
+}
+
+/// The policy in a slot; in slot 0 there is none.
+#[inline(always)]
+fn policy_in(slot: u32) -> Option<&'static Policy> {
     if slot == 0 {
-        return missing();
+        return None;
     }
-    match POLICIES.get_ptr(slot) {
-        // SAFETY: userspace does not touch a policy that is in force.
-        Some(policy) => Current::Tagged(Subject { tag, ids, policy: unsafe { &*policy }, slot }),
-        None => missing(),
-    }
+    // SAFETY: userspace does not touch a policy that is in force or comes into force by itself.
+    POLICIES.get_ptr(slot).map(|policy| unsafe { &*policy })
 }
 
 /// Slot of the policy that stands at a position of the table of instances, 0 when there is none.

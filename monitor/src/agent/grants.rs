@@ -2,8 +2,9 @@
 //!
 //! A grant is lines of rules. The policy in force of each instance that is meant is compiled again
 //! with them and replaced in one step; when a grant ends the same happens without them. Rule files
-//! are not read for it, so that a grant ends whatever stands in them by then. Between two agents
-//! nothing ends: the next one begins by taking away what is over.
+//! are not read for it, so that a grant ends whatever stands in them by then. Where no agent runs
+//! when the first grant of an instance ends, the kernel programs go on under its rules with nothing
+//! granted, which stand by for it; the next agent gives back what is not over.
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
@@ -72,15 +73,24 @@ impl Grants {
         &self.saved.given
     }
 
-    /// The lines that an instance of a server has at a time; `None`: one that is about to begin.
-    fn of(&self, server: &str, instance: Option<u32>, now_ns: u64) -> Vec<Arc<Source>> {
+    /// What an instance of a server has now, with its lines; `None`: one that is about to begin.
+    fn of(
+        &self,
+        server: &str,
+        instance: Option<u32>,
+    ) -> impl Iterator<Item = (&Grant, &Arc<Source>)> {
+        let now_ns = clock::boot_ns();
         let both = self.saved.given.iter().zip(&self.sources);
-        let is_meant = |grant: &Grant| {
+        both.filter(move |(grant, _)| {
             grant.server == server
                 && grant.until_ns > now_ns
                 && (grant.instance.is_none() || grant.instance == instance)
-        };
-        both.filter(|(grant, _)| is_meant(grant)).map(|(_, source)| source.clone()).collect()
+        })
+    }
+
+    /// When the first of them ends that an instance has now, CLOCK_BOOTTIME, ns.
+    pub(super) fn first_end(&self, server: &str, instance: u32) -> Option<u64> {
+        self.of(server, Some(instance)).map(|(grant, _)| grant.until_ns).min()
     }
 
     fn add(&mut self, grant: Grant, source: Arc<Source>) {
@@ -106,12 +116,16 @@ impl Watch {
 
     /// What stands behind the rules of an instance, or of one that is about to begin.
     fn layers(&self, server: &str, instance: Option<u32>) -> Vec<Arc<Source>> {
-        let mut layers = self.grants.of(server, instance, clock::boot_ns());
-        let known = instance.and_then(|number| self.instances.get(&number));
-        if known.is_some_and(|instance| instance.isolated) {
-            layers.push(rules::isolation());
-        }
-        layers
+        let granted = self.grants.of(server, instance).map(|(_, source)| source.clone());
+        granted
+            .chain(instance.into_iter().flat_map(|number| self.layers_without_grants(number)))
+            .collect()
+    }
+
+    /// What stands there though nothing is granted.
+    pub(super) fn layers_without_grants(&self, number: u32) -> Vec<Arc<Source>> {
+        let isolated = self.instances.get(&number).is_some_and(|instance| instance.isolated);
+        isolated.then(rules::isolation).into_iter().collect()
     }
 
     /// Gives rights for a while.
@@ -246,7 +260,10 @@ impl Watch {
         let Some(instance) = self.instances.get(&number) else { return Ok(()) };
         let grants = self.layers(&instance.policy.server, Some(number));
         let texts = grants.iter().map(|source| &source.text);
-        if rules::granted(&instance.policy).map(|source| &source.text).eq(texts) {
+        let ends = self.grants.first_end(&instance.policy.server, number);
+        if instance.standby.as_ref().map(|standby| standby.until_ns) == ends
+            && rules::granted(&instance.policy).map(|source| &source.text).eq(texts)
+        {
             return Ok(());
         }
         let loaded = rules::load_granted(&instance.policy, &grants, &self.search)
@@ -259,8 +276,7 @@ impl Watch {
                 return Err(Refusal::Wrong(pointless.join("\n")));
             }
         }
-        let policy = self.veil.policy(loaded.text(self.next_policy, number));
-        self.replace(policy, &compiled).map_err(|error| Refusal::Failed(error.to_string()))?;
+        self.replace(number, &loaded, &compiled)?;
         self.save(number);
         Ok(())
     }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::{
     request::{Caller, Launch, Mode, Refusal, Reply},
@@ -29,12 +30,27 @@ use crate::{
 /// How long after its last process an instance's records are waited for.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// What comes into force by itself when the first of an instance's grants is over and no agent has
+/// replaced its policy.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Standby {
+    /// Its rules with nothing granted.
+    pub policy: PolicyText,
+    /// Where the policy stands in the kernel.
+    #[serde(skip)]
+    pub slot: Slot,
+    /// When that grant is over, CLOCK_BOOTTIME, ns.
+    pub until_ns: u64,
+}
+
 /// One instance.
 pub struct Instance {
     /// The policy in force, with the instance's number and server.
     pub policy: PolicyText,
     /// Where the policy stands in the kernel.
     pub slot: Slot,
+    /// While something is granted to it.
+    pub standby: Option<Standby>,
     /// How it was launched.
     pub launch: Launch,
     /// Who launched it.
@@ -65,6 +81,11 @@ pub struct Ending {
 }
 
 impl Instance {
+    /// Policies that records of it may come under.
+    pub fn policies(&self) -> impl Iterator<Item = &PolicyText> {
+        self.standby.iter().map(|standby| &standby.policy).chain([&self.policy])
+    }
+
     /// Its number.
     pub fn number(&self) -> u32 {
         self.policy.instance
@@ -97,6 +118,7 @@ impl Instance {
         Saved {
             position,
             policy: self.policy.clone(),
+            standby: self.standby.clone(),
             launch: self.launch.clone(),
             uid: self.uid,
             started_ns: self.started_ns,

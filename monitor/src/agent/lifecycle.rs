@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use nix::unistd::Pid;
 
 use super::{
-    instances::{self, Instance},
+    instances::{self, Instance, Standby},
     request::{Caller, Launch, Launched, Refusal, Reloaded, Started},
     watch::Watch,
 };
@@ -16,12 +16,18 @@ use crate::{
     kernel::{self, Kernel, KernelError, Slot},
     launch::Tree,
     names::Service,
-    rules::{Compiled, Loaded},
+    rules::{self, Compiled, Loaded},
 };
+
+/// How long the kernel waits for an agent to take away what is over, before it does so itself and
+/// takes everything away that was granted to the instance.
+const PATIENCE_NS: u64 = 3_000_000_000;
 
 /// A policy in the kernel that is not yet in force.
 struct Prepared {
+    policy: PolicyText,
     slot: Slot,
+    standby: Option<Standby>,
     names: Option<Service>,
 }
 
@@ -75,18 +81,17 @@ impl Watch {
     ) -> Result<Launched, Refusal> {
         let Beginning { number, tree, launch, loaded, uid } = begun;
         let compiled = instances::compile(&loaded)?;
-        let policy = self.veil.policy(loaded.text(self.next_policy, number));
-        let prepared =
-            self.prepare(&policy, &compiled).map_err(|error| Refusal::Failed(error.to_string()))?;
+        let prepared = self.prepare(number, &loaded, &compiled)?;
         let put = self.enforce(number, &prepared).map_err(anyhow::Error::from).and_then(|()| {
             tree.add(Pid::from_raw(launch.pid as i32))?;
             Ok(tag(&mut self.kernel, &compiled)?)
         });
         if let Err(error) = put {
             let _ = tree.kill();
-            self.drop_from_kernel(number, prepared.slot);
+            self.drop_from_kernel(number, prepared.slot, prepared.standby);
             return Err(Refusal::Failed(error.to_string()));
         }
+        let Prepared { policy, slot, standby, names } = prepared;
         let started = Started {
             instance: number,
             server: policy.server.clone(),
@@ -97,10 +102,10 @@ impl Watch {
         let followers = &mut self.pipeline.sinks().audience;
         let told = followers.begin(number, &policy.server, uid);
         self.pipeline.begin(policy.clone(), compiled);
-        let Prepared { slot, names } = prepared;
         let instance = Instance {
             policy,
             slot,
+            standby,
             launch,
             uid,
             started_ns: clock::boot_ns(),
@@ -117,25 +122,73 @@ impl Watch {
         Ok(Launched { started, told })
     }
 
-    /// Puts a policy into the kernel, not yet in force.
+    /// Puts rules into the kernel, not yet in force.
     fn prepare(
+        &mut self,
+        number: u32,
+        loaded: &Loaded,
+        compiled: &Arc<Compiled>,
+    ) -> Result<Prepared, Refusal> {
+        let standby = self.stand_by(number, loaded)?;
+        let policy = self.veil.policy(loaded.text(self.next_policy, number));
+        match self.put_into_kernel(&policy, compiled, standby.as_ref()) {
+            Ok((slot, names)) => Ok(Prepared { policy, slot, standby, names }),
+            Err(error) => {
+                let dropped = self.drop_standby(standby);
+                Err(Refusal::Failed(dropped.err().unwrap_or(error).to_string()))
+            }
+        }
+    }
+
+    fn put_into_kernel(
         &mut self,
         policy: &PolicyText,
         compiled: &Arc<Compiled>,
-    ) -> Result<Prepared, KernelError> {
-        let slot = self.kernel.install(policy.policy, compiled)?;
+        standby: Option<&Standby>,
+    ) -> Result<(Slot, Option<Service>), KernelError> {
+        let slot = match standby {
+            None => self.kernel.install(policy.policy, compiled)?,
+            Some(Standby { until_ns, slot, .. }) => {
+                self.kernel.install_until(policy.policy, compiled, until_ns + PATIENCE_NS, *slot)?
+            }
+        };
         self.next_policy += 1;
         let names = self
             .kernel
             .label_all(&compiled.labels)
             .and_then(|()| self.name_service(policy, slot, compiled));
         match names {
-            Ok(names) => Ok(Prepared { slot, names }),
+            Ok(names) => Ok((slot, names)),
             Err(error) => {
                 self.kernel.retire(slot)?;
                 Err(error)
             }
         }
+    }
+
+    /// Puts what an instance is under when its first grant is over, and no agent there to say so, into
+    /// the kernel.
+    fn stand_by(&mut self, number: u32, loaded: &Loaded) -> Result<Option<Standby>, Refusal> {
+        let Some(until_ns) = self.grants.first_end(&loaded.server, number) else { return Ok(None) };
+        let layers = self.layers_without_grants(number);
+        let loaded = rules::load_granted(&loaded.text(0, number), &layers, &self.search);
+        let loaded = loaded
+            .map_err(|error| Refusal::Wrong(error.to_string()))?
+            .ok_or_else(|| Refusal::Failed("its rules are not known in full".to_owned()))?;
+        let compiled = instances::compile(&loaded)?;
+        let policy = self.veil.policy(loaded.text(self.next_policy, number));
+        let slot = self.kernel.install(policy.policy, &compiled);
+        let slot = slot.map_err(|error| Refusal::Failed(error.to_string()))?;
+        self.next_policy += 1;
+        self.pipeline.begin(policy.clone(), compiled);
+        Ok(Some(Standby { policy, slot, until_ns }))
+    }
+
+    /// Forgets what no policy in force lapses to any more.
+    fn drop_standby(&mut self, standby: Option<Standby>) -> Result<(), KernelError> {
+        let Some(Standby { policy, slot, .. }) = standby else { return Ok(()) };
+        self.pipeline.retire(policy);
+        self.kernel.retire(slot)
     }
 
     /// Brings a policy into force, in one step.
@@ -212,7 +265,7 @@ impl Watch {
             if let Some(names) = instance.names {
                 self.pipeline.names(number, names.finish(&mut self.kernel));
             }
-            self.drop_from_kernel(number, instance.slot);
+            self.drop_from_kernel(number, instance.slot, instance.standby);
             let followers = &mut self.pipeline.sinks().audience;
             let summary = followers.end(number, &instance.policy.server);
             self.pipeline.retire(instance.policy);
@@ -232,8 +285,9 @@ impl Watch {
         kernel::give_memory_back();
     }
 
-    fn drop_from_kernel(&mut self, number: u32, slot: Slot) {
-        let dropped = self.kernel.release(number).and_then(|()| self.kernel.retire(slot));
+    fn drop_from_kernel(&mut self, number: u32, slot: Slot, standby: Option<Standby>) {
+        let released = self.kernel.release(number).and_then(|()| self.kernel.retire(slot));
+        let dropped = released.and_then(|()| self.drop_standby(standby));
         if let Err(error) = dropped {
             self.pipeline.agent(number, "kernel", &error.to_string());
         }
@@ -268,32 +322,41 @@ impl Watch {
         let search = self.search_of(instance.launch.server.as_deref(), Some(number));
         let loaded = instances::load(&search, caller, instance.uid, &instance.launch)?;
         let compiled = instances::compile(&loaded)?;
-        let policy = self.veil.policy(loaded.text(self.next_policy, number));
-        let same = PolicyText { policy: policy.policy, ..instance.policy.clone() } == policy;
-        if same {
+        if self.veil.policy(loaded.text(instance.policy.policy, number)) == instance.policy {
             return Ok(());
         }
-        self.replace(policy, &compiled).map_err(|error| Refusal::Failed(error.to_string()))
+        self.replace(number, &loaded, &compiled)
     }
 
     /// Replaces the policy of an instance, in one step.
     pub(super) fn replace(
         &mut self,
-        policy: PolicyText,
+        number: u32,
+        loaded: &Loaded,
+        compiled: &Arc<Compiled>,
+    ) -> Result<(), Refusal> {
+        let prepared = self.prepare(number, loaded, compiled)?;
+        let replaced = self.put_in_place(number, prepared, compiled);
+        replaced.map_err(|error| Refusal::Failed(error.to_string()))
+    }
+
+    fn put_in_place(
+        &mut self,
+        number: u32,
+        mut prepared: Prepared,
         compiled: &Arc<Compiled>,
     ) -> Result<(), KernelError> {
-        let number = policy.instance;
-        let mut prepared = self.prepare(&policy, compiled)?;
         let before = self.instances.get(&number).and_then(|instance| instance.names.as_ref());
         if let (Some(names), Some(before)) = (&mut prepared.names, before) {
             names.take_over(before, &mut self.kernel);
         }
         // Known before the first record under it comes.
-        self.pipeline.begin(policy.clone(), compiled.clone());
+        self.pipeline.begin(prepared.policy.clone(), compiled.clone());
         self.enforce(number, &prepared)?;
         let Some(instance) = self.instances.get_mut(&number) else { return Ok(()) };
         let before = std::mem::replace(&mut instance.slot, prepared.slot);
-        let old = std::mem::replace(&mut instance.policy, policy);
+        let standby = std::mem::replace(&mut instance.standby, prepared.standby);
+        let old = std::mem::replace(&mut instance.policy, prepared.policy);
         if let Some(names) = std::mem::replace(&mut instance.names, prepared.names) {
             self.pipeline.names(number, names.finish(&mut self.kernel));
         }
@@ -301,7 +364,7 @@ impl Watch {
         // Its last records are in the rings by now, and are read before it is forgotten.
         self.answering(|pipeline, mut respond| pipeline.settle(&mut respond));
         self.pipeline.retire(old);
-        Ok(())
+        self.drop_standby(standby)
     }
 
     /// Leaves word for the next agent.
@@ -319,7 +382,7 @@ impl Watch {
 
     /// The policies that headers of later segments name.
     pub(super) fn name_policies(&mut self) {
-        let policies = self.instances.values().map(|instance| instance.policy.clone()).collect();
-        self.pipeline.set_policies(policies);
+        let policies = self.instances.values().flat_map(Instance::policies).cloned();
+        self.pipeline.set_policies(policies.collect());
     }
 }

@@ -47,10 +47,10 @@ use self::{
 use crate::{
     enrich::{Clock, Enricher, clock},
     event::Veil,
-    kernel::{self, Kernel, KernelError, Tags, pins::Pins},
+    kernel::{self, Kernel, KernelError, Slot, Tags, pins::Pins},
     launch::{Account, Handle, cgroup, signals::Signals},
     pipeline::{Pipeline, Sinks},
-    rules::{Automaton, SearchPath},
+    rules::{Automaton, Compiled, SearchPath},
     segment::{Header, key},
     sink::{
         journal::Journal,
@@ -94,7 +94,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     cgroup::remove_unfinished(&adopted.instances.keys().copied().collect::<Vec<_>>());
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
         .context("cannot describe this machine")?;
-    header.policies = adopted.instances.values().map(|one| one.policy.clone()).collect();
+    header.policies = adopted.instances.values().flat_map(Instance::policies).cloned().collect();
     let destination = Destination::Directory {
         directory: config.recording.directory.clone(),
         stream: "agent".to_owned(),
@@ -213,7 +213,7 @@ fn load_kernel(config: &Config) -> anyhow::Result<Kernel> {
 /// What an earlier agent has left running.
 struct Adopted {
     instances: BTreeMap<u32, Instance>,
-    compiled: Vec<(u32, Arc<crate::rules::Compiled>)>,
+    compiled: Vec<(u32, Arc<Compiled>)>,
     next_policy: u32,
     blind: Option<Duration>,
     /// Records of each ring in the recording of the agent before.
@@ -250,7 +250,9 @@ fn adopt(
     adopted.blind = last.map(|last| Duration::from_nanos(now.saturating_sub(last)));
     let mut fresh = Vec::new();
     for saved in saved {
-        adopted.next_policy = adopted.next_policy.max(saved.policy.policy + 1);
+        let standby = saved.standby.as_ref().map_or(0, |standby| standby.policy.policy);
+        let latest = saved.policy.policy.max(standby);
+        adopted.next_policy = adopted.next_policy.max(latest + 1);
         match adopt_one(kernel, tags, saved) {
             Ok(one) => fresh.push(one),
             Err((number, error)) => {
@@ -263,12 +265,13 @@ fn adopt(
     }
     kernel.adopt_match(table)?;
     kernel.sweep()?;
-    for (mut instance, compiled, in_kernel) in fresh {
+    for Fresh { mut instance, compiled, in_kernel, standby } in fresh {
         let number = instance.number();
         if !in_kernel {
             instance.slot = kernel.install(instance.policy.policy, &compiled)?;
             kernel.bind(number, instance.slot)?;
         }
+        adopted.compiled.extend(standby);
         // Nobody is told yet: who launched it has lost its line.
         let _ = followers.begin(number, &instance.policy.server, instance.uid);
         adopted.compiled.push((instance.policy.policy, compiled));
@@ -283,7 +286,15 @@ fn adopt(
     Ok(adopted)
 }
 
-type Fresh = (Instance, Arc<crate::rules::Compiled>, bool);
+/// An instance whose rules have been compiled again.
+struct Fresh {
+    instance: Instance,
+    compiled: Arc<Compiled>,
+    /// Whether the kernel holds what they say.
+    in_kernel: bool,
+    /// What comes into force when they lapse, with its number.
+    standby: Option<(u32, Arc<Compiled>)>,
+}
 
 fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh, (u32, String)> {
     let number = saved.policy.instance;
@@ -302,10 +313,19 @@ fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh
     let slot = kernel
         .adopt(number, saved.position, &compiled)
         .map_err(|error| failed(error.to_string()))?;
-    let Saved { policy, launch, uid, started_ns, is_scattered, isolated, .. } = saved;
+    let Saved { policy, mut standby, launch, uid, started_ns, is_scattered, isolated, .. } = saved;
+    let mut compiled_standby = None;
+    if let (Some(one), Some(slot)) = (&mut standby, slot) {
+        let compiled = instances::recompile(&one.policy).map_err(failed)?;
+        let after = kernel.adopt_after(slot, &compiled);
+        one.slot = after.map_err(|error| failed(error.to_string()))?.unwrap_or_default();
+        compiled_standby = Some((one.policy.policy, compiled));
+    }
     let instance = Instance {
         policy,
         slot: slot.unwrap_or_default(),
+        // Not in the kernel: nothing lapses, and what is granted is settled at once.
+        standby: standby.filter(|standby| standby.slot != Slot::default()),
         launch,
         uid,
         started_ns,
@@ -316,7 +336,7 @@ fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh
         is_alone: !is_scattered,
         ending: None,
     };
-    Ok((instance, compiled, slot.is_some()))
+    Ok(Fresh { instance, compiled, in_kernel: slot.is_some(), standby: compiled_standby })
 }
 
 /// Makes a directory that only root may write to, and that everybody may pass.

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::request::Launch;
+use super::{instances::Standby, request::Launch};
 use crate::{
     enrich::clock,
     event::{Grant, PolicyText},
@@ -23,6 +23,9 @@ pub struct Saved {
     pub position: u32,
     /// The policy in force.
     pub policy: PolicyText,
+    /// What comes into force when that lapses.
+    #[serde(default)]
+    pub standby: Option<Standby>,
     /// How it was launched.
     pub launch: Launch,
     /// Who launched it.

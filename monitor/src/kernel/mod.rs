@@ -41,7 +41,7 @@ use monitor_common::{
     limits::{self, SCRATCH_SLOTS},
     network::AddressRules,
     offsets::{ABSENT, Offsets},
-    policy::{Label, tag_flags},
+    policy::{Label, Policy, tag_flags},
     record::counter,
 };
 
@@ -313,6 +313,24 @@ impl Kernel {
         self.policies.install(id, &policies::Parts::of(compiled))
     }
 
+    /// The same for a policy that lapses: at `until_ns` (CLOCK_BOOTTIME) the kernel programs go on
+    /// under the one in `after`, whether or not anybody watches by then.
+    ///
+    /// # Errors
+    /// As [`Kernel::install`].
+    pub fn install_until(
+        &mut self,
+        id: u32,
+        compiled: &Compiled,
+        until_ns: u64,
+        after: Slot,
+    ) -> Result<Slot, KernelError> {
+        let after = after.number() as u32;
+        let policy = Policy { until_ns, after, ..compiled.policy };
+        self.policies
+            .install(id, &policies::Parts { policy: &policy, ..policies::Parts::of(compiled) })
+    }
+
     /// Goes on with a policy that an earlier process has installed and bound: `position` is where
     /// its instance stands. `None` when what the kernel holds there is not what `compiled` says.
     ///
@@ -325,6 +343,18 @@ impl Kernel {
         compiled: &Compiled,
     ) -> Result<Option<Slot>, KernelError> {
         self.policies.adopt(instance, position, &policies::Parts::of(compiled))
+    }
+
+    /// The same for the policy that is in force when an adopted one lapses.
+    ///
+    /// # Errors
+    /// As [`Kernel::adopt`].
+    pub fn adopt_after(
+        &mut self,
+        slot: Slot,
+        compiled: &Compiled,
+    ) -> Result<Option<Slot>, KernelError> {
+        self.policies.adopt_after(slot, &policies::Parts::of(compiled))
     }
 
     /// Forgets what earlier processes have left in the maps and nobody has adopted.

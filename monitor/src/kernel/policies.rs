@@ -203,6 +203,27 @@ impl Policies {
             return Ok(None);
         }
         let slot = self.instances.word(position, POLICY_WORD).load(Ordering::Acquire);
+        let adopted = self.adopt_slot(slot, parts)?;
+        if adopted.is_some() {
+            self.positions.insert(instance, position);
+        }
+        Ok(adopted)
+    }
+
+    /// Goes on with the policy that comes into force when an adopted one lapses.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn adopt_after(
+        &mut self,
+        slot: Slot,
+        parts: &Parts<'_>,
+    ) -> Result<Option<Slot>, KernelError> {
+        let policy = self.policies.get(&slot.0, 0).map_err(KernelError::Map)?;
+        self.adopt_slot(policy.after, parts)
+    }
+
+    fn adopt_slot(&mut self, slot: u32, parts: &Parts<'_>) -> Result<Option<Slot>, KernelError> {
         if slot == 0 || slot >= POLICIES_MAX {
             return Ok(None);
         }
@@ -227,7 +248,6 @@ impl Policies {
             installed.keys.insert((TABLE_BITS + u32::from(*bits), *address));
         }
         self.installed.insert(slot, installed);
-        self.positions.insert(instance, position);
         Ok(Some(Slot(slot)))
     }
 

@@ -5,6 +5,8 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::Output,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,11 +22,15 @@ crate::tests! {
         file_is_readable_for_as_long_as_it_is_granted,
         grant_ends_by_itself,
         grant_to_one_instance_is_for_no_other,
-        grant_that_is_over_ends_with_the_next_agent,
+        grant_ends_in_the_kernel_when_no_agent_runs,
+        grants_that_are_not_over_come_back_with_the_next_agent,
         address_is_reachable_for_as_long_as_it_is_granted,
         grants_are_roots_and_outranked_by_deny_and_sets,
     ],
 }
+
+/// After the end of a grant, until the kernel waits for no agent any more; and a second.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A server that may read what its shell needs, and connect nowhere.
 fn rules(lab: &Lab) -> Result<String> {
@@ -184,15 +190,30 @@ fn grant_to_one_instance_is_for_no_other(lab: &Lab) -> Result<()> {
     eventually("the grant has ended", || host.said().contains("end: grant 1"))
 }
 
-fn grant_that_is_over_ends_with_the_next_agent(lab: &Lab) -> Result<()> {
+fn grant_ends_in_the_kernel_when_no_agent_runs(lab: &Lab) -> Result<()> {
     let mut host = fixture(lab)?;
-    let what = format!("cat {}", wanted(lab));
-    let mut server = Steps::start(lab, &host, "server", &what)?;
+    let mut server = Steps::start(lab, &host, "server", &format!("cat {}", wanted(lab)))?;
+    let id = granted(&host, &["--server", "subject", "--read", &wanted(lab), "--for", "30s"])?;
+    let over = Instant::now() + Duration::from_secs(30) + PATIENCE;
+    server.reads()?;
+    host.end_by(libc::SIGKILL)?;
+    // Nobody watches, and it is not over.
+    server.reads()?;
+    thread::sleep(over.saturating_duration_since(Instant::now()));
+    server.cannot_read()?;
+    host.begin()?;
+    let told = format!("expire: grant {id}");
+    eventually(&told, || host.said().contains(&told))
+}
+
+fn grants_that_are_not_over_come_back_with_the_next_agent(lab: &Lab) -> Result<()> {
+    let mut host = fixture(lab)?;
+    let mut server = Steps::start(lab, &host, "server", &format!("cat {}", wanted(lab)))?;
     let rights = ["--server", "subject", "--read", &wanted(lab), "--for"];
     let longer = granted(&host, &[&rights[..], &["1h"]].concat())?;
-    let shorter = granted(&host, &["--server", "subject", "--exec", "/usr/bin/true", "--for", "1s"])?;
+    let shorter = granted(&host, &["--server", "subject", "--exec", "/usr/bin/true", "--for", "2s"])?;
     host.end_by(libc::SIGKILL)?;
-    server.reads()?;
+    thread::sleep(Duration::from_secs(2) + PATIENCE);
     host.begin()?;
     let over = format!("expire: grant {shorter}");
     eventually(&over, || host.said().contains(&over))?;
