@@ -30,6 +30,8 @@ pub mod class {
     pub const NAMED: u32 = 1 << 10;
     /// `[files] runtime`: the runtime's own files, which do not count as read or written.
     pub const RUNTIME: u32 = 1 << 11;
+    /// `[network] deny` of an AF_UNIX socket: says nothing about it as a file.
+    pub const DENY_SOCKET: u32 = 1 << 12;
     /// First bit of the built-in sets.
     pub const SET_SHIFT: u32 = 16;
     /// All bits of the built-in sets.
@@ -405,7 +407,7 @@ pub const fn stronger(first: Decision, second: Decision) -> Decision {
 #[inline(always)]
 pub fn decide_one(policy: &Policy, classes: u32, bit: usize) -> Decision {
     let access = 1 << bit;
-    if classes & class::DENY != 0 {
+    if classes & DENYING[bit] != 0 {
         return Decision { verdict: verdict::DENY, reason: reason::DENY, set: 0, access };
     }
     if classes & class::ALLOW_SECRET != 0 {
@@ -431,6 +433,16 @@ pub fn decide_one(policy: &Policy, classes: u32, bit: usize) -> Decision {
     };
     Decision { verdict: rules, reason, set: 0, access }
 }
+
+/// Class bits that deny an access, by its bit number.
+pub const DENYING: [u32; access::COUNT] = [
+    class::DENY,
+    class::DENY,
+    class::DENY,
+    class::DENY,
+    class::DENY | class::DENY_SOCKET,
+    class::DENY | class::DENY_SOCKET,
+];
 
 /// Class bits that allow an access, by its bit number.
 const ALLOWING: [u32; access::COUNT] = [

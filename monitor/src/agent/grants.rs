@@ -17,6 +17,7 @@ use super::{
 use crate::{
     enrich::clock::{self, Clock},
     event::{Grant, Person, format_time},
+    kernel::Backend,
     launch::account,
     rules::{self, SearchPath, Source, SourceKind},
 };
@@ -125,7 +126,9 @@ impl Watch {
     /// What stands there though nothing is granted.
     pub(super) fn layers_without_grants(&self, number: u32) -> Vec<Arc<Source>> {
         let isolated = self.instances.get(&number).is_some_and(|instance| instance.isolated);
-        isolated.then(rules::isolation).into_iter().collect()
+        // A refusal of theirs is a kill on the other one, and isolation is to end no server.
+        let sockets = self.kernel.backend() == Backend::Lsm;
+        isolated.then(|| rules::isolation(sockets)).into_iter().collect()
     }
 
     /// Gives rights for a while.

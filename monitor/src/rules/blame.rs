@@ -2,7 +2,7 @@
 
 use monitor_common::{
     network::{canonical, canonical_local, protocol},
-    policy::{Decision, access, class, reason, set, verdict},
+    policy::{DENYING, Decision, access, class, reason, set, verdict},
 };
 
 use super::{
@@ -77,7 +77,7 @@ impl Compiled {
     pub fn blame(&self, subject: Subject<'_>, classes: u32, decision: Decision) -> Option<RuleRef> {
         let set = usize::from(decision.set);
         let bits = match decision.reason {
-            reason::DENY => class::DENY,
+            reason::DENY => DENYING[decision.access.trailing_zeros() as usize],
             reason::ALLOW_SECRET => class::ALLOW_SECRET,
             reason::SET => class::of_set(set),
             reason::ARGUMENTS => class::ARGUMENTS,

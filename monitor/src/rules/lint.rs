@@ -175,9 +175,14 @@ fn shadowed(loaded: &Loaded, findings: &mut Findings) {
             format!("{:?} ({}:{line}) denies all of this", deny.written, deny.source.path);
         findings.at(allow, message, "remove one of them");
     };
-    for rule in entries(loaded).filter(|rule| rule.class & class::DENY == 0) {
+    let allows = |rule: &&PathRule| rule.class & (class::DENY | class::DENY_SOCKET) == 0;
+    for rule in entries(loaded).filter(allows) {
+        let denying = match rule.class & !(class::UNIX | class::LISTEN) {
+            0 => class::DENY | class::DENY_SOCKET,
+            _ => class::DENY,
+        };
         let denies = |deny: &&PathRule| {
-            deny.class & class::DENY != 0
+            deny.class & denying != 0
                 && is_beside(&deny.origin, &rule.origin)
                 && deny.pattern.surely_covers(&rule.pattern)
         };

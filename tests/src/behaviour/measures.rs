@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{ErrorKind, Read as _},
     net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    Lab,
+    Backend, Lab,
     host::{Host, NOBODY, Served},
     run::eventually,
 };
@@ -103,10 +103,14 @@ fn file(lab: &Lab, name: &str, step: u32) -> PathBuf {
 }
 
 fn newest(host: &Host<'_>, known: &[String]) -> Result<String> {
+    let mut numbers = numbers(host)?.into_iter();
+    numbers.find(|number| !known.contains(number)).context("no other instance runs")
+}
+
+fn numbers(host: &Host<'_>) -> Result<Vec<String>> {
     let status = host.status()?;
     let all = status["instances"].as_array().context("has instances")?;
-    let mut numbers = all.iter().map(|one| one["instance"].to_string());
-    numbers.find(|number| !known.contains(number)).context("no other instance runs")
+    Ok(all.iter().map(|one| one["instance"].to_string()).collect())
 }
 
 fn isolated_instance_sends_nothing_and_its_twin_goes_on(lab: &Lab) -> Result<()> {
@@ -133,6 +137,7 @@ fn isolated_instance_sends_nothing_and_its_twin_goes_on(lab: &Lab) -> Result<()>
     let out = twin.connects()?;
     ensure!(out.contains("ok") && !out.contains("denied"), "{out}");
     subject.has_not_arrived()?;
+    sockets_are_out_of_reach(lab, &host)?;
     eventually("it is counted", || {
         host.metrics().is_ok_and(|text| text.contains("mcp_monitor_isolated_instances 1"))
     })?;
@@ -143,6 +148,40 @@ fn isolated_instance_sends_nothing_and_its_twin_goes_on(lab: &Lab) -> Result<()>
     subject.send()?;
     subject.arrives()?;
     ensure!(host.said().contains("is cut off") && host.said().contains("reaches networks again"));
+    Ok(())
+}
+
+/// What an isolated instance gets of AF_UNIX sockets that have names, and one that is not.
+fn sockets_are_out_of_reach(lab: &Lab, host: &Host<'_>) -> Result<()> {
+    let path = lab.folder().join("socket");
+    let _listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
+    let go = lab.folder().join("go-unix");
+    let script = format!(
+        "echo begun; while [ ! -e {} ]; do sleep 0.05; done; {} unix-stream {}",
+        go.display(),
+        lab.actor()?.display(),
+        path.display()
+    );
+    let known: Vec<_> = numbers(host)?;
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        let mut server = host.serve(&["--server", "subject"], &script)?;
+        server.wait_for("begun")?;
+        servers.push(server);
+        if servers.len() == 1 {
+            let isolated = host.ask(&["isolate", &newest(host, &known)?])?;
+            ensure!(isolated.status.success(), "{isolated:?}");
+        }
+    }
+    fs::write(go, "")?;
+    let reached = servers.into_iter().map(|mut server| {
+        server.finish()?;
+        Ok(server.stdout().contains("ok"))
+    });
+    let reached = reached.collect::<Result<Vec<_>>>()?;
+    // Detected only after it happened it would be a kill, which isolation is not.
+    ensure!(reached == [lab.backend() == Backend::Tracepoint, true], "{reached:?}");
     Ok(())
 }
 

@@ -33,9 +33,12 @@ pub fn parse_grant(id: u32, rules: &str) -> Result<Arc<Source>, RuleError> {
     patterns(&source).map(|_| source)
 }
 
-/// Lines under which a server reaches no address and listens nowhere, whatever its rules say.
-pub fn isolation() -> Arc<Source> {
-    let text = format!("schema = {}\nnetwork.deny = [\"0.0.0.0/0\", \"[::/0]\"]\n", parse::SCHEMA);
+/// Lines under which a server reaches no address and listens nowhere, whatever its rules say; nor,
+/// where `sockets` is said, at AF_UNIX sockets that have names.
+pub fn isolation(sockets: bool) -> Arc<Source> {
+    let sockets = if sockets { ", \"/**\", \"@*/**\"" } else { "" };
+    let deny = format!("[\"0.0.0.0/0\", \"[::/0]\"{sockets}]");
+    let text = format!("schema = {}\nnetwork.deny = {deny}\n", parse::SCHEMA);
     let name = "isolation".to_owned();
     Arc::new(Source { kind: SourceKind::Grant, path: name.clone(), name, text })
 }

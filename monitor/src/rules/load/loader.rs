@@ -193,7 +193,9 @@ impl<'a> Loader<'a> {
                         Some(help.to_owned()),
                     );
                 } else {
-                    self.path(&origin, list.class, Scope::Rules, list.restricts());
+                    let is_socket = list.holds == Holds::AddressesAndSockets;
+                    let class = if is_socket { list.socket_class() } else { list.class };
+                    self.path(&origin, class, Scope::Rules, list.restricts());
                 }
             }
             for program in &document.programs {

@@ -43,8 +43,15 @@ impl List {
         match self.holds {
             Holds::Paths | Holds::Sockets => true,
             Holds::Addresses => false,
+            // There a variable or a `*` begins an address.
+            Holds::AddressesAndSockets if self.restricts() => entry.starts_with(['/', '@']),
             Holds::AddressesAndSockets => entry.starts_with(['/', '@', '$', '*']),
         }
+    }
+
+    /// The class of its AF_UNIX sockets.
+    pub fn socket_class(&self) -> u32 {
+        if self.class == class::DENY { class::DENY_SOCKET } else { self.class }
     }
 
     /// What its addresses are for.
@@ -103,8 +110,8 @@ pub static LISTS: [List; 10] = [
         "network",
         "deny",
         class::DENY,
-        Holds::Addresses,
-        "may not be connected or sent to, whatever else allows it",
+        Holds::AddressesAndSockets,
+        "may not be connected or sent to, nor listened on as AF_UNIX, whatever else allows it",
     ),
     list("network", "listen", class::LISTEN, Holds::AddressesAndSockets, "may be listened on"),
     list(

@@ -1,8 +1,29 @@
 //! Addresses.
 
-use monitor_common::{network::protocol, policy::class};
+use monitor_common::{
+    network::protocol,
+    policy::{access, class, decide, verdict},
+};
 
 use super::*;
+
+#[test]
+fn a_denied_socket_is_still_a_file() {
+    let compiled = Fixture::new()
+        .server(
+            "[files]\nread = [\"/run/**\"]\n[network]\nunix = [\"/run/**\", \"@bus-*\"]\n\
+             deny = [\"/run/x.sock\", \"@*/**\"]\n[response]\nunlisted = { unix = \"deny\" }",
+        )
+        .compile();
+    let on =
+        |path: &[u8], asked| decide(&compiled.policy, compiled.classify_path(path), asked).verdict;
+    assert_eq!(on(b"/run/x.sock", access::UNIX), verdict::DENY);
+    assert_eq!(on(b"/run/x.sock", access::LISTEN), verdict::DENY);
+    assert_eq!(on(b"/run/x.sock", access::READ), verdict::ALLOW);
+    assert_eq!(on(b"/run/y.sock", access::UNIX), verdict::ALLOW);
+    assert_eq!(on(b"@bus-1/x", access::UNIX), verdict::DENY);
+    assert_eq!(on(b"@bus-1", access::UNIX), verdict::DENY);
+}
 
 #[test]
 fn destinations_mean_what_they_say() {
