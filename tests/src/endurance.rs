@@ -256,7 +256,9 @@ pub fn kills(lab: &Lab, count: usize) -> Result<Killed> {
     let mut killed = Killed { times: 0, refused: 0, launches: 0 };
     // A refusal ends a server on the tracepoint backend.
     let busy = match lab.backend() {
-        Backend::Lsm => (0..3).map(|_| begin(&host, &attempts(lab))).collect::<Result<Vec<_>>>()?,
+        Backend::Lsm => (0..3)
+            .map(|_| begin(&host, &attempts(lab, "forbidden-busy")))
+            .collect::<Result<Vec<_>>>()?,
         Backend::Tracepoint => Vec::new(),
     };
     for number in 0..count {
@@ -298,12 +300,13 @@ fn begin(host: &Host<'_>, script: &str) -> Result<Served> {
     Ok(server)
 }
 
-/// Tries the forbidden file over and over.
-fn attempts(lab: &Lab) -> String {
+/// A server that tries a forbidden file over and over until there is a file `stop`; it says `tick` for
+/// each refusal, and `LEAK` if one is not refused.
+pub fn attempts(lab: &Lab, forbidden: &str) -> String {
     let folder = lab.folder().display();
     format!(
         "echo begun; while [ ! -e {folder}/stop ]; do \
-         if cat {folder}/forbidden-busy 2>/dev/null; then echo LEAK; else echo tick; fi; done"
+         if cat {folder}/{forbidden} 2>/dev/null; then echo LEAK; else echo tick; fi; done"
     )
 }
 

@@ -72,6 +72,34 @@ impl<'a> Host<'a> {
         Ok(())
     }
 
+    /// Makes the program one of another build: its kernel programs do the same and are other bytes.
+    pub fn rebuild(&self) -> Result<()> {
+        // Of an ELF header (elf(5)): the beginning, unused bytes, and a machine, which is BPF.
+        const BEGINNING: &[u8] = b"\x7fELF\x02\x01\x01";
+        const UNUSED: usize = 15;
+        const MACHINE: usize = 18;
+        const MACHINE_BPF: u16 = 247;
+        let path = self.lab.folder().join("mcp-monitor");
+        let mut bytes = fs::read(&path)?;
+        let is_object = |header: &[u8]| {
+            header.starts_with(BEGINNING) && header[MACHINE..] == MACHINE_BPF.to_le_bytes()
+        };
+        let objects = bytes.windows(MACHINE + 2).position(is_object);
+        bytes[objects.context("no kernel programs in it")? + UNUSED] += 1;
+        // Launchers still execute the file before.
+        let fresh = path.with_extension("fresh");
+        fs::write(&fresh, bytes)?;
+        fs::set_permissions(&fresh, fs::metadata(&path)?.permissions())?;
+        Ok(fs::rename(fresh, path)?)
+    }
+
+    /// Directories of pinned programs.
+    pub fn programs(&self) -> Result<Vec<String>> {
+        let entries = fs::read_dir(pins(self.lab))?.flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter(|name| name.starts_with("links-")).collect())
+    }
+
     fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
     }

@@ -272,7 +272,7 @@ impl Watch {
         let loaded = rules::load_granted(&instance.policy, &grants, &self.search)
             .map_err(|error| Refusal::Wrong(error.to_string()))?
             .ok_or_else(|| Refusal::Failed("its rules are not known in full".to_owned()))?;
-        let compiled = instances::compile(&loaded)?;
+        let compiled = instances::compile(&mut self.tables, &loaded)?;
         if check == Check::Effect {
             let pointless = rules::without_effect(&loaded, &compiled);
             if !pointless.is_empty() {

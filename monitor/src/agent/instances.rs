@@ -24,7 +24,7 @@ use crate::{
     kernel::{FIRST_RESERVED, Slot, Tags},
     launch::{Cgroup, Tree},
     names::Service,
-    rules::{self, Bindings, Compiled, Loaded, SearchPath, Start},
+    rules::{self, Bindings, Compiled, Loaded, SearchPath, Start, Tables},
 };
 
 /// How long after its last process an instance's records are waited for.
@@ -205,8 +205,9 @@ pub fn load(
 ///
 /// # Errors
 /// When they exceed the tables.
-pub fn compile(loaded: &Loaded) -> Result<Arc<Compiled>, Refusal> {
-    rules::compile(loaded).map(Arc::new).map_err(|error| Refusal::Wrong(error.to_string()))
+pub fn compile(known: &mut Tables, loaded: &Loaded) -> Result<Arc<Compiled>, Refusal> {
+    let compiled = rules::compile_among(known, loaded);
+    compiled.map(Arc::new).map_err(|error| Refusal::Wrong(error.to_string()))
 }
 
 /// A cgroup with a number that no instance has.
@@ -239,10 +240,10 @@ pub fn fresh_number(taken: impl Fn(u32) -> bool) -> u32 {
 }
 
 /// The rules of an instance as an earlier agent had put them in force.
-pub fn recompile(policy: &PolicyText) -> Result<Arc<Compiled>, String> {
+pub fn recompile(known: &mut Tables, policy: &PolicyText) -> Result<Arc<Compiled>, String> {
     let loaded = rules::load_recorded(policy, None).map_err(|error| error.to_string())?;
     let loaded = loaded.ok_or("the state of the agent before this one is incomplete")?;
-    rules::compile(&loaded).map(Arc::new).map_err(|error| error.to_string())
+    rules::compile_among(known, &loaded).map(Arc::new).map_err(|error| error.to_string())
 }
 
 /// Whether a process is in the cgroup of an instance.

@@ -80,7 +80,7 @@ impl Watch {
         tag: impl FnOnce(&mut Kernel, &Compiled) -> Result<(), KernelError>,
     ) -> Result<Launched, Refusal> {
         let Beginning { number, tree, launch, loaded, uid } = begun;
-        let compiled = instances::compile(&loaded)?;
+        let compiled = instances::compile(&mut self.tables, &loaded)?;
         let prepared = self.prepare(number, &loaded, &compiled)?;
         let put = self.enforce(number, &prepared).map_err(anyhow::Error::from).and_then(|()| {
             tree.add(Pid::from_raw(launch.pid as i32))?;
@@ -175,7 +175,7 @@ impl Watch {
         let loaded = loaded
             .map_err(|error| Refusal::Wrong(error.to_string()))?
             .ok_or_else(|| Refusal::Failed("its rules are not known in full".to_owned()))?;
-        let compiled = instances::compile(&loaded)?;
+        let compiled = instances::compile(&mut self.tables, &loaded)?;
         let policy = self.veil.policy(loaded.text(self.next_policy, number));
         let slot = self.kernel.install(policy.policy, &compiled);
         let slot = slot.map_err(|error| Refusal::Failed(error.to_string()))?;
@@ -321,7 +321,7 @@ impl Watch {
         let caller = Caller { pid: instance.launch.pid, uid: instance.uid };
         let search = self.search_of(instance.launch.server.as_deref(), Some(number));
         let loaded = instances::load(&search, caller, instance.uid, &instance.launch)?;
-        let compiled = instances::compile(&loaded)?;
+        let compiled = instances::compile(&mut self.tables, &loaded)?;
         if self.veil.policy(loaded.text(instance.policy.policy, number)) == instance.policy {
             return Ok(());
         }

@@ -50,7 +50,7 @@ use crate::{
     kernel::{self, Kernel, KernelError, Slot, Tags, pins::Pins},
     launch::{Account, Handle, cgroup, signals::Signals},
     pipeline::{Pipeline, Sinks},
-    rules::{Automaton, Compiled, SearchPath},
+    rules::{Automaton, Compiled, SearchPath, Tables},
     segment::{Header, key},
     sink::{
         journal::Journal,
@@ -89,7 +89,8 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         Followers::new(metrics.clone(), state.clone(), on_alert, kernel.read_before());
     let search = SearchPath::new(config.rules.directory.as_deref());
     let (matching, table, faults) = matching::load(&search);
-    let adopted = adopt(&mut kernel, &state, &tags, &mut followers, table.as_ref())?;
+    let mut tables = Tables::default();
+    let adopted = adopt(&mut kernel, &state, &tags, &mut followers, table.as_ref(), &mut tables)?;
     matching::put_in_force(&mut kernel, table.as_ref())?;
     cgroup::remove_unfinished(&adopted.instances.keys().copied().collect::<Vec<_>>());
     let mut header = Header::of_host(&kernel.backend().to_string(), kernel.hooks())
@@ -149,6 +150,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         signals,
         inbox,
         search,
+        tables,
         state,
         metrics,
         veil,
@@ -227,6 +229,7 @@ fn adopt(
     tags: &Rc<Tags>,
     followers: &mut Followers,
     table: Option<&Automaton>,
+    tables: &mut Tables,
 ) -> anyhow::Result<Adopted> {
     let (saved, wrong) = state.read().context("cannot read the state of the agent before")?;
     let mut adopted = Adopted {
@@ -253,7 +256,7 @@ fn adopt(
         let standby = saved.standby.as_ref().map_or(0, |standby| standby.policy.policy);
         let latest = saved.policy.policy.max(standby);
         adopted.next_policy = adopted.next_policy.max(latest + 1);
-        match adopt_one(kernel, tags, saved) {
+        match adopt_one(kernel, tags, tables, saved) {
             Ok(one) => fresh.push(one),
             Err((number, error)) => {
                 state.forget(number);
@@ -296,7 +299,12 @@ struct Fresh {
     standby: Option<(u32, Arc<Compiled>)>,
 }
 
-fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh, (u32, String)> {
+fn adopt_one(
+    kernel: &mut Kernel,
+    tags: &Rc<Tags>,
+    tables: &mut Tables,
+    saved: Saved,
+) -> Result<Fresh, (u32, String)> {
     let number = saved.policy.instance;
     let failed = |error: String| (number, error);
     let tree = match saved.is_scattered {
@@ -309,14 +317,14 @@ fn adopt_one(kernel: &mut Kernel, tags: &Rc<Tags>, saved: Saved) -> Result<Fresh
             instances::tree(cgroup, number, tags.clone())
         }
     };
-    let compiled = instances::recompile(&saved.policy).map_err(failed)?;
+    let compiled = instances::recompile(tables, &saved.policy).map_err(failed)?;
     let slot = kernel
         .adopt(number, saved.position, &compiled)
         .map_err(|error| failed(error.to_string()))?;
     let Saved { policy, mut standby, launch, uid, started_ns, is_scattered, isolated, .. } = saved;
     let mut compiled_standby = None;
     if let (Some(one), Some(slot)) = (&mut standby, slot) {
-        let compiled = instances::recompile(&one.policy).map_err(failed)?;
+        let compiled = instances::recompile(tables, &one.policy).map_err(failed)?;
         let after = kernel.adopt_after(slot, &compiled);
         one.slot = after.map_err(|error| failed(error.to_string()))?.unwrap_or_default();
         compiled_standby = Some((one.policy.policy, compiled));

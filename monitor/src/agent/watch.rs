@@ -29,7 +29,7 @@ use crate::{
     launch::signals::Signals,
     pipeline::{self, Look, Pipeline},
     respond::{self, Answer},
-    rules::{Mode, SearchPath},
+    rules::{Mode, SearchPath, Tables},
     sink::stderr::Stderr,
     waiter::{BUSY, Waiter},
 };
@@ -55,6 +55,8 @@ pub struct Watch {
     pub inbox: Inbox,
     /// Where rules are.
     pub search: SearchPath,
+    /// What policies have in common.
+    pub tables: Tables,
     /// For the next agent.
     pub state: StateDirectory,
     /// What Prometheus scrapes.

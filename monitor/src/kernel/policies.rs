@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
 };
 
 use aya::{
@@ -50,7 +50,7 @@ pub struct Parts<'a> {
     /// Verdicts, sets, mode.
     pub policy: &'a Policy,
     /// At most [`monitor_common::policy::TABLES`] automata; those without cells are absent.
-    pub tables: &'a [Automaton],
+    pub tables: &'a [Arc<Automaton>],
     /// Programs with their arguments.
     pub arguments: Option<&'a Automaton>,
     /// Bits of the address prefix, address, port rules.
@@ -155,7 +155,8 @@ impl Policies {
     ) -> Result<(), KernelError> {
         let mut policy = Policy { id, network: id, ..*parts.policy };
         let arguments = parts.arguments.map(|table| (&mut policy.arguments, table));
-        for (base, table) in policy.tables.iter_mut().zip(parts.tables).chain(arguments) {
+        let tables = parts.tables.iter().map(|table| &**table);
+        for (base, table) in policy.tables.iter_mut().zip(tables).chain(arguments) {
             *base = self.table(table)?;
             if *base != 0 {
                 installed.digests.push(table.digest);
@@ -229,7 +230,8 @@ impl Policies {
         }
         let policy = self.policies.get(&slot, 0).map_err(KernelError::Map)?;
         let arguments = parts.arguments.map(|table| (&policy.arguments, table));
-        let tables = || policy.tables.iter().zip(parts.tables).chain(arguments);
+        let paths = || parts.tables.iter().map(|table| &**table);
+        let tables = || policy.tables.iter().zip(paths()).chain(arguments);
         let same = |(base, table): (&u32, &Automaton)| match table.cells.len() {
             0 => *base == 0,
             _ => *base != 0 && self.cells.holds(*base, &table.cells),

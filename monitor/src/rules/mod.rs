@@ -34,7 +34,7 @@ mod variables;
 
 pub use bindings::{Bindings, BindingsError, Elsewhere, Start};
 pub use blame::{RuleRef, Subject};
-pub use compile::{Automaton, Compiled, compile};
+pub use compile::{Automaton, Compiled, Tables, compile, compile_among};
 pub use error::{Finding, RuleError, Severity};
 pub use explain::{Explanation, resolved_path};
 pub use hostname::is_plain as is_host_name;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::{
-    Backend, Lab,
+    Backend, Lab, endurance,
     host::{Host, NOBODY, Served, send},
     run::eventually,
 };
@@ -24,6 +24,7 @@ crate::tests! {
         callers_get_what_is_theirs,
         denials_go_on_without_the_agent,
         agent_that_is_restarted_takes_over,
+        agent_of_another_build_takes_over_without_a_gap,
         agent_that_is_stopped_loses_nothing,
         rules_are_reloaded_while_servers_run,
         server_dies_with_its_launcher,
@@ -194,6 +195,35 @@ fn agent_that_is_restarted_takes_over(lab: &Lab) -> Result<()> {
     eventually("the alert is told", || host.said().contains("forbidden"))?;
     ensure!(served.stderr().contains("summary of subject"), "{}", served.stderr());
     Ok(())
+}
+
+fn agent_of_another_build_takes_over_without_a_gap(lab: &Lab) -> Result<()> {
+    let mut host = fixture(lab)?;
+    let mut served = host.serve(&["--server", "subject"], &script(lab))?;
+    served.wait_for("begun")?;
+    let mut busy = Vec::new();
+    // A refusal is the end of a server on the other one.
+    if lab.backend() == Backend::Lsm {
+        busy.push(host.serve(&["--server", "subject"], &endurance::attempts(lab, "forbidden"))?);
+        busy[0].wait_for("tick")?;
+    }
+    let before = host.programs()?;
+    host.end_by(libc::SIGTERM)?;
+    host.rebuild()?;
+    host.begin()?;
+    let after = host.programs()?;
+    ensure!(before.len() == 1 && after.len() == 1 && before != after, "{before:?} {after:?}");
+    let all = 1 + busy.len();
+    ensure!(host.said().contains(&format!("took over {all} instances")), "{}", host.said());
+    go(lab)?;
+    ensure_judged(lab, &mut served)?;
+    fs::write(lab.folder().join("stop"), "")?;
+    for mut server in busy {
+        server.finish()?;
+        let out = server.stdout();
+        ensure!(!out.contains("LEAK") && !out.contains("text of"), "{out}");
+    }
+    eventually("the alert is told", || host.said().contains("forbidden"))
 }
 
 fn agent_that_is_stopped_loses_nothing(lab: &Lab) -> Result<()> {

@@ -5,6 +5,7 @@ mod automaton;
 mod cells;
 pub(super) mod network;
 mod nodes;
+mod shared;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -16,6 +17,7 @@ use monitor_common::{
 
 pub(super) use self::automaton::TooLarge;
 use self::nodes::{Kind, Step, match_steps, steps, vector_steps};
+pub use self::shared::Tables;
 use super::{
     Finding, Loaded, Mode, RuleError, Severity, Source,
     load::{AddressRule, NameRule, PathRule, VectorRule},
@@ -51,7 +53,7 @@ pub struct Compiled {
     /// The policy; `tables`, `network` and `id` are 0 and filled in when it is installed.
     pub policy: Policy,
     /// Exactly [`monitor_common::policy::TABLES`] tables, in the order of [`Policy::tables`]; absent ones have no cells.
-    pub tables: Vec<Automaton>,
+    pub tables: Vec<Arc<Automaton>>,
     /// Programs with the arguments that they may have; no cells when no rule names any.
     pub arguments: Automaton,
     /// Prefix length of the address (0 to 128), address, port rules.
@@ -78,9 +80,17 @@ pub(super) struct Rules {
 /// # Errors
 /// Findings that name the patterns when a table grows beyond its bounds.
 pub fn compile(loaded: &Loaded) -> Result<Compiled, RuleError> {
-    let tables = match tables(loaded, FloatingRules::WithRules) {
+    compile_among(&mut Tables::default(), loaded)
+}
+
+/// The same beside other policies: tables of equal patterns are there once, and are not built again.
+///
+/// # Errors
+/// As [`compile()`].
+pub fn compile_among(known: &mut Tables, loaded: &Loaded) -> Result<Compiled, RuleError> {
+    let tables = match tables(known, loaded, FloatingRules::WithRules) {
         Ok(tables) => tables,
-        Err(_) => tables(loaded, FloatingRules::WithSets)
+        Err(_) => tables(known, loaded, FloatingRules::WithSets)
             .map_err(|(table, error)| too_large(loaded, table, &error))?,
     };
     let addresses = network::table(&loaded.addresses).map_err(|worst| {
@@ -184,8 +194,12 @@ pub(super) fn match_table(rules: &[MatchRule]) -> Result<Automaton, TooLarge> {
 }
 
 /// Builds the tables, or says which of them grew too large.
-fn tables(loaded: &Loaded, floating: FloatingRules) -> Result<Vec<Automaton>, (usize, TooLarge)> {
-    let build = |table: usize| {
+fn tables(
+    known: &mut Tables,
+    loaded: &Loaded,
+    floating: FloatingRules,
+) -> Result<Vec<Arc<Automaton>>, (usize, TooLarge)> {
+    let mut build = |table: usize| {
         let rules = loaded.paths.iter().filter(|rule| table_index(rule, floating) == table);
         let mut patterns: Vec<(Vec<Step>, u32)> =
             rules.map(|rule| (steps(&rule.pattern), rule.class)).collect();
@@ -194,7 +208,7 @@ fn tables(loaded: &Loaded, floating: FloatingRules) -> Result<Vec<Automaton>, (u
         }
         let joined = table == RULES && floating == FloatingRules::WithRules;
         let states_max = if joined { JOINED_STATES_MAX } else { automaton::STATES_MAX };
-        automaton::build(&patterns, Kind::Paths, states_max).map_err(|error| (table, error))
+        known.of_paths(&patterns, states_max).map_err(|error| (table, error))
     };
     // The rules first: they alone may have to be built in another way.
     let rules = build(RULES)?;

@@ -15,12 +15,13 @@ mod steps;
 /// Name and body of a step.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("package_is_installed_and_the_unit_is_ready", steps::install),
     ("unit_is_exposed_to_little", steps::exposure),
     ("agent_that_hangs_is_restarted", steps::watchdog),
     ("server_of_a_member_of_the_group_is_judged", steps::serve),
     ("journal_has_alerts_with_their_fields", steps::journal),
+    ("alert_starts_a_command_within_the_units_limits", steps::on_alert),
     ("reload_takes_new_rules_over", steps::reload),
     ("servers_outlive_a_restart", steps::restart),
     ("upgrade_leaves_no_gap", steps::upgrade),

@@ -1,6 +1,6 @@
 //! The steps.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -146,6 +146,32 @@ pub fn journal() -> Result<()> {
     let others: Vec<_> = lines.iter().filter(of_others).collect();
     ensure!(others.iter().all(|line| line["MCP_CATEGORY"].is_null()), "{others:?}");
     Ok(())
+}
+
+pub fn on_alert() -> Result<()> {
+    const CONFIG: &str = "/etc/mcp-monitor/agent.toml";
+    const COMMAND: &str = "/usr/local/bin/told";
+    const TOLD: &str = "/var/lib/mcp-monitor/told";
+    let before = fs::read_to_string(CONFIG)?;
+    fs::write(COMMAND, format!("#!/bin/sh\ncat >{TOLD}\n"))?;
+    fs::set_permissions(COMMAND, fs::Permissions::from_mode(0o755))?;
+    fs::write(CONFIG, format!("{before}\n[on_alert]\ncommand = [\"{COMMAND}\"]\n"))?;
+    sh("systemctl restart mcp-monitor")?;
+    // What is allowed starts nothing.
+    for (file, is_told) in [("allowed", false), ("forbidden", true)] {
+        let mut served = Served::start("member", file, &format!("cat {FOLDER}/{file}"))?;
+        served.finish()?;
+        let told = || fs::read_to_string(TOLD).unwrap_or_default();
+        if is_told {
+            eventually("the command has got the alert", || Ok(told().contains("forbidden")))?;
+        } else {
+            ensure!(told().is_empty(), "{}", told());
+        }
+    }
+    fs::write(CONFIG, before)?;
+    fs::remove_file(TOLD)?;
+    fs::remove_file(COMMAND)?;
+    sh("systemctl restart mcp-monitor").map(drop)
 }
 
 pub fn reload() -> Result<()> {
