@@ -30,7 +30,7 @@ pub const BELL_BYTES: u32 = 4096;
 /// Policies in the kernel at one time; slot 0 is never used.
 pub const POLICIES_MAX: u32 = 4096;
 /// Cells of all automata together; a power of two.
-pub const CELLS_MAX: u32 = 1 << 21;
+pub const CELLS_MAX: u32 = 1 << 20;
 /// Sockets whose DNS goes to the agent, and which remember whom they meant to ask.
 pub const REDIRECTED_MAX: u32 = 8192;
 /// Entries of all address tables together.
