@@ -73,7 +73,7 @@ impl Compiled {
         let own = inode(path);
         let above: Vec<_> = path.ancestors().skip(1).filter_map(inode).collect();
         let mut classes = 0;
-        for (member, label) in &self.labels {
+        for (member, label) in self.labels.iter().chain(&self.labels_of_homes) {
             let Some(key) = inode(member) else { continue };
             if own == Some(key) {
                 classes |= label.own;
