@@ -166,10 +166,13 @@ pub struct Variables<'a> {
 
 impl<'a> Variables<'a> {
     pub fn new(bindings: &'a Bindings) -> Self {
-        let links = bindings.elsewhere.as_ref().map(|elsewhere| &elsewhere.links);
+        let links = match &bindings.elsewhere {
+            Some(elsewhere) => Links::recorded(&elsewhere.links),
+            None => Links::of(bindings.root.as_ref()),
+        };
         Self {
             bindings,
-            links: Links::new(links),
+            links,
             guard: Guard::default(),
             used: BTreeMap::new(),
             raw: BTreeMap::new(),
