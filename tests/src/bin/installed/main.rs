@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
+mod containers;
 mod machine;
 mod served;
 mod steps;
@@ -15,7 +16,7 @@ mod steps;
 /// Name and body of a step.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 11] = [
     ("package_is_installed_and_the_unit_is_ready", steps::install),
     ("unit_is_exposed_to_little", steps::exposure),
     ("agent_that_hangs_is_restarted", steps::watchdog),
@@ -23,6 +24,8 @@ const STEPS: [Step; 9] = [
     ("journal_has_alerts_with_their_fields", steps::journal),
     ("reload_takes_new_rules_over", steps::reload),
     ("servers_outlive_a_restart", steps::restart),
+    ("containers_of_root_are_judged", containers::of_root),
+    ("containers_of_users_are_judged", containers::of_a_user),
     ("upgrade_leaves_no_gap", steps::upgrade),
     ("removal_and_purge_leave_nothing", steps::remove),
 ];
