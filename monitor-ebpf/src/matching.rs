@@ -38,7 +38,7 @@ use crate::{
     maps::{BELL, HELD, SCRATCH},
     path::{self, Place},
     policy,
-    scratch::{Claim, STRING_AT, Scratch},
+    scratch::{Claim, STRING_AT, Scratch, masked},
     vector,
 };
 
@@ -110,8 +110,7 @@ fn read_arguments(scratch: &mut Scratch, mm: Address) -> bool {
     let room = ARGV_MAX as u32 - 1 - at;
     let total = end.wrapping_sub(start);
     let whole = total <= room as u64;
-    // The compiler knows the bound and would drop the mask, which is what the verifier goes by.
-    let length = core::hint::black_box(if whole { total as u32 } else { room }) & 0x7fff;
+    let length = masked::<0x7fff>(if whole { total as u32 } else { room });
     let strings = scratch.strings.as_mut_ptr();
     // SAFETY: string 3 has 36 KiB, of which at most 16 KiB are written.
     let result = unsafe {

@@ -5,7 +5,7 @@
 //! There are more slots than processors: under `preempt=full` every runnable task can be in the
 //! middle of a hook.
 
-use core::{arch::asm, ffi::c_void, mem::MaybeUninit};
+use core::{arch::asm, ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_loop};
 use aya_log_ebpf::warn;
@@ -32,6 +32,14 @@ pub const STRING_AT: [u32; 4] =
 const STRINGS_BYTES: usize = 32768 + 16384;
 /// Room for a path that is written from the end, and may overrun by one name.
 const BACKWARDS_BYTES: usize = PATH_MAX + 512;
+
+/// A length that is known to stay below `MASK`, in a way that the verifier of 6.1 can follow: the
+/// compiler, which knows as well, would drop the mask.
+#[inline(always)]
+pub fn masked<const MASK: u32>(length: u32) -> u32 {
+    const { assert!((MASK + 1).is_power_of_two()) };
+    black_box(length) & MASK
+}
 
 /// Number of slots, [`SCRATCH_SLOTS`] or more; the loader sets it.
 #[unsafe(no_mangle)]

@@ -20,7 +20,7 @@ use crate::{
     network::AF_UNIX,
     path::Place,
     policy,
-    scratch::Scratch,
+    scratch::{Scratch, masked},
 };
 
 /// Bytes of `struct sockaddr_un` before the name.
@@ -55,7 +55,7 @@ fn read_abstract(scratch: &mut Scratch, address: Address, length: u32) {
     scratch.record.flags |= flags::ABSTRACT;
     let name = address.wrapping_add((offset!(unix_address_name) + NAME_AT) as u64);
     let length = length.wrapping_sub(NAME_AT);
-    let length = if length > NAME_MAX { NAME_MAX } else { length } & 0x7f;
+    let length = masked::<0x7f>(length.min(NAME_MAX));
     // SAFETY: string 0 has 4,104 bytes, of which at most 127 are written.
     unsafe {
         let measured = bpf_probe_read_kernel_str(
@@ -107,7 +107,7 @@ pub fn judge_named(scratch: &mut Scratch, subject: &Subject, arguments: Argument
 fn read_abstract_argument(scratch: &mut Scratch, name: u64, length: u32) {
     scratch.record.flags |= flags::ABSTRACT;
     let length = length.wrapping_sub(NAME_AT);
-    let length = if length > NAME_MAX { NAME_MAX } else { length } & 0x7f;
+    let length = masked::<0x7f>(length.min(NAME_MAX));
     // SAFETY: string 0 has 4,104 bytes, of which at most 127 are written; the walk's buffer
     // has more than NAME_MAX.
     unsafe {

@@ -17,6 +17,7 @@ pub mod judge;
 pub mod kernel;
 pub mod launch;
 pub mod learn;
+mod mountinfo;
 pub mod names;
 pub mod pipeline;
 pub mod replay;

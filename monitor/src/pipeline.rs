@@ -12,7 +12,7 @@ use monitor_common::record::{Record, STRINGS, flags};
 
 use crate::{
     decode::{self, DecodeError},
-    enrich::{Clock, Counters, Delivered, Enricher, Merge, Source, clock},
+    enrich::{Clock, Counters, Delivered, Enricher, Merge, Outside, Source, clock},
     event::{Event, Grant, Person, PolicyText},
     kernel::{Kernel, KernelError, Rings},
     launch::Account,
@@ -127,6 +127,11 @@ impl<W: Write, A: Audience> Pipeline<W, A> {
         for note in notes {
             self.agent(instance, "names", &note);
         }
+    }
+
+    /// See [`Enricher::outside`].
+    pub fn outside(&mut self, instance: u32, mnt_ns: u32, outside: Outside) {
+        self.enricher.outside(instance, mnt_ns, outside);
     }
 
     /// A policy comes into force: it and its instance's name are in the stream from here on.

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{Lab, run::MARKER, run::eventually};
+use crate::{Events, Lab, run::MARKER, run::eventually};
 
 /// An ordinary user, known to every test machine.
 pub const NOBODY: u32 = 65_534;
@@ -171,6 +171,11 @@ impl<'a> Host<'a> {
         as_user(&mut command, NOBODY);
         let child = command.spawn().context("cannot start mcp-monitor run")?;
         Ok(Served { child, stdout: said("stdout"), stderr: said("stderr") })
+    }
+
+    /// What the agent has recorded so far.
+    pub fn events(&self) -> Result<Events> {
+        Events::read(&self.lab.folder().join("agent/agent.000001.jsonl"))
     }
 
     /// `/metrics` as Prometheus gets it.

@@ -63,6 +63,7 @@ mod host;
 mod lab;
 mod leftovers;
 pub mod network;
+mod podman;
 mod registry;
 mod run;
 

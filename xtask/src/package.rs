@@ -21,14 +21,15 @@ pub fn deb() -> Result<PathBuf> {
     Ok(file)
 }
 
-/// What the machine with systemd gets: its tests, the package, and the same as a later version.
+/// What the machine with systemd gets: its tests with the program that misbehaves, the package, and
+/// the same as a later version.
 pub fn under_test() -> Result<Vec<PathBuf>> {
-    let (_, [tests, manual]) = build::agent_and(["installed", "manual"])?;
+    let (_, [tests, actor, manual]) = build::agent_and(["installed", "actor", "manual"])?;
     let folder = workspace::target().join("machine");
     let package = pack(&manual, &folder.join("deb"), &["--fast"])?;
     let later = ["--fast", "--deb-version", LATER];
     let later = pack(&manual, &folder.join("deb-later"), &later)?;
-    Ok(vec![tests, package, later])
+    Ok(vec![tests, actor, package, later])
 }
 
 /// Packs what is built into this folder, which then holds nothing else, with these options of

@@ -28,6 +28,8 @@ const MACHINE_PACKAGES: [&str; 8] = [
     "dnsmasq-base",
     "mmdebstrap",
 ];
+/// Packages that hold programs of their names.
+const PODMAN_PACKAGES: [&str; 3] = ["podman", "crun", "runc"];
 /// The version that `docs/fleet.md` names.
 const DUCKDB: &str = "2.0.0";
 const BPF_LINKER: &str = "bpf-linker@0.13.0";
@@ -117,6 +119,21 @@ pub fn browser() {
     };
     if let Err(error) = installed {
         say(format!("no browser to test reports with: {error:#}"));
+    }
+}
+
+/// podman, by which the tests start servers in containers: with runc here, with crun on the test
+/// machines. Where it cannot be had they say that they were skipped.
+pub fn podman() {
+    if PODMAN_PACKAGES.into_iter().all(|program| find(program).is_some()) {
+        return;
+    }
+    let installed = match find("apt-get") {
+        Some(_) => install(&PODMAN_PACKAGES),
+        None => Err(anyhow::anyhow!("install podman, crun and runc")),
+    };
+    if let Err(error) = installed {
+        say(format!("no podman to test containers with: {error:#}"));
     }
 }
 

@@ -185,6 +185,7 @@ pub fn parts(parts: Parts) -> Result<()> {
     }
     if wanted(Part::Host) || wanted(Part::Machines) {
         let programs = programs()?;
+        setup::podman();
         if wanted(Part::Host) {
             setup::browser();
             runs.push(host(&mut results, filter.as_deref())?);
@@ -203,6 +204,7 @@ pub fn parts(parts: Parts) -> Result<()> {
 /// The end-to-end tests on the test machines alone.
 pub fn on_machines(selection: &Selection) -> Result<()> {
     setup::machines()?;
+    setup::podman();
     let mut results = Results::new();
     let programs = if selection.systemd { Vec::new() } else { programs()? };
     machines(&mut results, selection, &programs)?;
@@ -229,6 +231,7 @@ pub struct OnMachine {
 /// Runs one command on a test machine and exits with its code.
 pub fn one_command(what: OnMachine) -> Result<()> {
     setup::machines()?;
+    setup::podman();
     let OnMachine { kernel, preempt_full, with, command } = what;
     let image = build_image(&[programs()?, with].concat(), real_servers().as_deref())?;
     let name = format!("{kernel}-command");

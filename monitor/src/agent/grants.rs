@@ -269,7 +269,8 @@ impl Watch {
         {
             return Ok(());
         }
-        let loaded = rules::load_granted(&instance.policy, &grants, &self.search)
+        let root = self.by_others(number).and_then(|others| others.root);
+        let loaded = rules::load_granted(&instance.policy, &grants, &self.search, root.as_ref())
             .map_err(|error| Refusal::Wrong(error.to_string()))?
             .ok_or_else(|| Refusal::Failed("its rules are not known in full".to_owned()))?;
         let compiled = instances::compile(&mut self.tables, &loaded)?;

@@ -24,7 +24,7 @@ use crate::{
     kernel::{FIRST_RESERVED, Slot, Tags},
     launch::{Cgroup, Tree},
     names::Service,
-    rules::{self, Bindings, Compiled, Loaded, SearchPath, Start, Tables},
+    rules::{self, Bindings, ByOthers, Compiled, Loaded, SearchPath, Start, Tables},
 };
 
 /// How long after its last process an instance's records are waited for.
@@ -150,7 +150,8 @@ pub fn check_child(caller: Caller, child: u32) -> Result<(), Refusal> {
     )))
 }
 
-/// Rules for a launch; the caller may tighten what they say, and nothing else.
+/// Rules for a launch; the caller may tighten what they say, and nothing else. `by_others`: others
+/// have started it, and there is no caller.
 ///
 /// # Errors
 /// What is wrong with the rules or with what was asked.
@@ -159,6 +160,7 @@ pub fn load(
     caller: Caller,
     uid: u32,
     launch: &Launch,
+    by_others: Option<ByOthers>,
 ) -> Result<Loaded, Refusal> {
     let text = |bytes: &Bytes| OsStr::from_bytes(bytes.as_bytes()).to_owned();
     let start = Start {
@@ -169,6 +171,7 @@ pub fn load(
             .map(|(name, value)| (text(name), text(value)))
             .collect::<BTreeMap<OsString, OsString>>(),
         cwd: text(&launch.cwd).into(),
+        by_others,
     };
     let home = launch.home.as_ref().map(|home| PathBuf::from(text(home)));
     if home.is_some() && !caller.is_root() {

@@ -56,7 +56,7 @@ impl Watch {
         instances::check_child(caller, launch.pid)?;
         let uid = caller.uid;
         let search = self.search_of(launch.server.as_deref(), None);
-        let loaded = instances::load(&search, caller, uid, &launch)?;
+        let loaded = instances::load(&search, caller, uid, &launch, None)?;
         let (number, cgroup) = instances::place(|| self.fresh_number())?;
         cgroup.limit(&loaded.resources).map_err(|error| Refusal::Failed(error.to_string()))?;
         let tree = instances::tree(cgroup, number, self.tags.clone());
@@ -171,7 +171,8 @@ impl Watch {
     fn stand_by(&mut self, number: u32, loaded: &Loaded) -> Result<Option<Standby>, Refusal> {
         let Some(until_ns) = self.grants.first_end(&loaded.server, number) else { return Ok(None) };
         let layers = self.layers_without_grants(number);
-        let loaded = rules::load_granted(&loaded.text(0, number), &layers, &self.search);
+        // These lines have no paths whose links would have to be followed.
+        let loaded = rules::load_granted(&loaded.text(0, number), &layers, &self.search, None);
         let loaded = loaded
             .map_err(|error| Refusal::Wrong(error.to_string()))?
             .ok_or_else(|| Refusal::Failed("its rules are not known in full".to_owned()))?;
@@ -320,7 +321,8 @@ impl Watch {
         let Some(instance) = self.instances.get(&number) else { return Ok(()) };
         let caller = Caller { pid: instance.launch.pid, uid: instance.uid };
         let search = self.search_of(instance.launch.server.as_deref(), Some(number));
-        let loaded = instances::load(&search, caller, instance.uid, &instance.launch)?;
+        let by_others = self.by_others(number);
+        let loaded = instances::load(&search, caller, instance.uid, &instance.launch, by_others)?;
         let compiled = instances::compile(&mut self.tables, &loaded)?;
         if self.veil.policy(loaded.text(instance.policy.policy, number)) == instance.policy {
             return Ok(());

@@ -12,7 +12,7 @@ use monitor_common::{
 };
 
 use super::{
-    instances,
+    container, instances,
     lifecycle::Beginning,
     process::{self, Process},
     report,
@@ -154,7 +154,8 @@ impl Watch {
         let launch = process.launch(server);
         let caller = Caller { pid: process.tgid, uid: process.uid };
         let search = self.search_of(Some(server), None);
-        let loaded = instances::load(&search, caller, process.uid, &launch)?;
+        let by_others = Some(container::of_process(process.tgid));
+        let loaded = instances::load(&search, caller, process.uid, &launch, by_others)?;
         let number = self.fresh_number();
         let tree = instances::scattered(number, self.tags.clone());
         let begun = Beginning { number, tree, launch, loaded, uid: process.uid };
@@ -162,6 +163,7 @@ impl Watch {
         self.begin(begun, |kernel, compiled| {
             kernel.take_in(process.tgid, number, compiled.is_loader(exe))
         })?;
+        self.look_outside(number, process.tgid);
         self.tell(process, number);
         Ok(number)
     }

@@ -12,6 +12,7 @@
 mod bounds;
 pub mod client;
 pub mod config;
+mod container;
 mod control;
 mod followers;
 mod grants;

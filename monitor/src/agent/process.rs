@@ -1,10 +1,14 @@
 //! A process that others have started, as procfs shows it.
 
 use std::{
+    ffi::OsStr,
     fs,
     os::{
         fd::{AsFd as _, BorrowedFd},
-        unix::ffi::{OsStrExt as _, OsStringExt as _},
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            fs::MetadataExt as _,
+        },
     },
     path::PathBuf,
 };
@@ -15,6 +19,7 @@ use nix::unistd::Pid;
 use super::request::Launch;
 use crate::{
     event::Bytes,
+    kernel,
     launch::Handle,
     rules::{Bindings, Start, Traits},
 };
@@ -123,7 +128,12 @@ impl Process {
         let number = |link: PathBuf| {
             link.to_str()?.strip_prefix("mnt:[")?.strip_suffix(']')?.parse::<u32>().ok()
         };
+        let root = kernel::cgroup_root().ok().flatten();
+        let own = self.cgroup.strip_prefix(b"/").map(OsStr::from_bytes);
+        let cgroup = root.zip(own).and_then(|(root, own)| fs::metadata(root.join(own)).ok());
         let record = Record {
+            // The kernel's number of a cgroup is its inode.
+            cgroup: cgroup.map_or(0, |cgroup| cgroup.ino()),
             tgid: self.tgid,
             tid: self.tgid,
             ppid: self.parent,

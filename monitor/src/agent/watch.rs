@@ -90,6 +90,7 @@ impl Watch {
         self.waiter.add(self.kernel.bell())?;
         self.serve_adopted_names();
         self.settle_grants();
+        self.look_outside_adopted();
         self.adopt_running();
         self.measure();
         self.until_end()?;
@@ -232,10 +233,9 @@ impl Watch {
             Ask::Launch(launch, reply) => drop(reply.send(self.launch(caller, *launch))),
             Ask::Plan(launch, reply) => {
                 let server = launch.server.as_deref();
-                let loaded = self
-                    .quarantine
-                    .check(server)
-                    .and_then(|()| instances::load(&self.search, caller, caller.uid, &launch));
+                let loaded = self.quarantine.check(server).and_then(|()| {
+                    instances::load(&self.search, caller, caller.uid, &launch, None)
+                });
                 let plan = loaded.map(|loaded| Plan {
                     enforced: loaded.mode == Mode::Enforce,
                     pass: loaded.pass,

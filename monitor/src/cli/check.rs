@@ -155,7 +155,7 @@ fn policy_text(
         loaded.mode,
         states.join(" + "),
         compiled.addresses.len(),
-        compiled.labels.len()
+        compiled.labels.len() + compiled.labels_of_homes.len()
     )?;
     if !loaded.open.is_empty() {
         let names: Vec<String> = loaded.open.iter().map(|name| format!("${{{name}}}")).collect();
@@ -216,7 +216,7 @@ fn print_json(reports: &[Report], unused: &[Finding], backends: &[Backend]) -> i
                     .collect();
                 value["states"] = compiled.tables.iter().map(|t| json!(t.states)).collect();
                 value["addresses"] = json!(compiled.addresses.len());
-                value["labels"] = json!(compiled.labels.len());
+                value["labels"] = json!(compiled.labels.len() + compiled.labels_of_homes.len());
                 for backend in backends {
                     for (name, verdict) in strongest(compiled) {
                         let effect = effect(*backend, 1 << access_bit(name), verdict);

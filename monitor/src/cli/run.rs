@@ -149,6 +149,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let recording = open_recording(arguments, &account, policy, &kernel, options, key)?;
     let slot = kernel.install(POLICY, &compiled)?;
     kernel.label_all(&compiled.labels)?;
+    kernel.label_all(&compiled.labels_of_homes)?;
     let compiled = Arc::new(compiled);
     let names = compiled
         .answers_dns()

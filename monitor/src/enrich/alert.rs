@@ -357,6 +357,12 @@ fn object(body: &Body) -> String {
         empty if empty.is_empty() => "a path beyond the bounds".to_owned(),
         path => path.shown().to_string(),
     };
+    let path = match body.file() {
+        Some(file) if !file.host_path.is_empty() => {
+            format!("{path} (on the host {})", file.host_path.shown())
+        }
+        _ => path,
+    };
     match body {
         Body::Change { second, .. } if !second.is_empty() => {
             format!("{path} to {}", second.shown())

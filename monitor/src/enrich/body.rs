@@ -73,6 +73,7 @@ fn file(decoded: &Decoded<'_>) -> File {
     let record = &decoded.record;
     File {
         path: decoded.path().into(),
+        host_path: Bytes::default(),
         inode: record.inode,
         mode: record.inode_mode,
         nlink: record.nlink,

@@ -13,6 +13,7 @@ pub mod clock;
 mod hosts;
 pub mod loss;
 pub mod merge;
+mod outside;
 mod table;
 
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub(crate) use alert::{contact_text, finding_violation, subject};
 pub use clock::Clock;
 pub use loss::{Counters, Delivered, Ledger};
 pub use merge::{Merge, Source};
+pub use outside::Outside;
 pub use table::Table;
 
 /// Makes events of records, in the order in which they are given.
@@ -51,6 +53,8 @@ pub struct Enricher {
     policies: HashMap<u32, Arc<dyn Explain>>,
     table: Table,
     hosts: HashMap<u32, hosts::Hosts>,
+    /// By instance and mount namespace.
+    outside: HashMap<(u32, u32), Outside>,
     alerts: alert::Alerts,
     detectors: Detectors,
     ledger: Ledger,
@@ -67,6 +71,7 @@ impl Enricher {
             policies: HashMap::new(),
             table: Table::default(),
             hosts: HashMap::new(),
+            outside: HashMap::new(),
             alerts: alert::Alerts::default(),
             detectors: Detectors::default(),
             ledger: Ledger::default(),
@@ -93,7 +98,13 @@ impl Enricher {
     pub fn forget(&mut self, instance: u32) {
         self.servers.remove(&instance);
         self.hosts.remove(&instance);
+        self.outside.retain(|(own, _), _| *own != instance);
         self.detectors.forget(instance);
+    }
+
+    /// Lets files of an instance in a mount namespace be known by their names on the host, too.
+    pub fn outside(&mut self, instance: u32, mnt_ns: u32, outside: Outside) {
+        self.outside.insert((instance, mnt_ns), outside);
     }
 
     /// Lets verdicts of policy number `policy` be explained. Numbers are never used again, and
@@ -128,6 +139,13 @@ impl Enricher {
         let mut body = body::of(decoded, &self.veil);
         if let Body::Connect(contact) | Body::Send(contact) = &mut body {
             contact.name = self.host(record);
+        }
+        if let Some(outside) = self.outside.get(&(record.instance, record.mnt_ns))
+            && record.flags & UNPLACED == 0
+            && let Some(file) = body.file_mut()
+            && let Some(path) = outside.find(file.path.as_bytes(), file.inode.dev)
+        {
+            file.host_path = path.as_slice().into();
         }
         let event = Event {
             seq: self.take_seq(),
@@ -383,6 +401,9 @@ fn process(record: &Record) -> Process {
 
 /// `action` of the `agent` event that ends a run's stream.
 pub const END: &str = "end";
+
+/// Flags of records whose path is not one of the process's mount namespace, or was not looked up.
+const UNPLACED: u32 = flags::ARGUMENT | flags::TRUNCATED | flags::DETACHED | flags::FOREIGN;
 
 /// Flags that have a name.
 const FLAGS: u32 = (flags::REPLACED << 1) - 1;

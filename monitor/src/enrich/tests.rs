@@ -138,6 +138,33 @@ fn a_kill_that_the_kernel_left_is_the_agents() {
 }
 
 #[test]
+fn files_of_a_container_have_their_name_on_the_host() {
+    let mut enricher = enricher();
+    let (container, host) =
+        (b"1 2 8:1 /home/me /data rw - ext4 x rw\n", b"1 2 8:1 / / rw - ext4 x rw\n");
+    enricher.outside(1, 77, Outside::of(container, host));
+    let record = Record { mnt_ns: 77, ..denied(kind::OPEN, 1) };
+    let out = feed(&mut enricher, record, b"/data/key", b"");
+    assert!(out[0].to_json().contains(r#""path":"/data/key","host_path":"/home/me/key""#));
+    let Body::Alert(alert) = &out[1].body else { panic!("{:?}", out[1]) };
+    assert!(alert.why.contains("/data/key (on the host /home/me/key): "), "{}", alert.why);
+    assert_eq!(alert.subject.as_bytes(), b"/data/key");
+    // Other namespaces, and paths that are none of it.
+    for record in [
+        Record { mnt_ns: 78, ..record },
+        Record { instance: 2, ..record },
+        Record { flags: flags::FOREIGN, ..record },
+        Record { flags: flags::ARGUMENT, ..record },
+    ] {
+        let out = feed(&mut enricher, record, b"/data/key", b"");
+        assert!(!out[0].to_json().contains("host_path"), "{:?}", out[0]);
+    }
+    enricher.forget(1);
+    let out = feed(&mut enricher, record, b"/data/key", b"");
+    assert!(!out[0].to_json().contains("host_path"));
+}
+
+#[test]
 fn a_set_is_named_with_its_category() {
     let mut record = denied(kind::OPEN, 9);
     record.decision.reason = reason::SET;

@@ -207,11 +207,41 @@ pub enum Body {
     Alert(Box<Alert>),
 }
 
+impl Body {
+    /// The file that the kernel has looked at. The path of a script is the name that was given.
+    pub fn file_mut(&mut self) -> Option<&mut File> {
+        match self {
+            Self::Exec(exec) => exec.interpreter.is_empty().then_some(&mut exec.file),
+            Self::Open { file, .. }
+            | Self::Change { file, .. }
+            | Self::Mount { file, .. }
+            | Self::Unix { file }
+            | Self::Process { file, .. } => Some(file),
+            _ => None,
+        }
+    }
+
+    /// See [`Body::file_mut`].
+    pub fn file(&self) -> Option<&File> {
+        match self {
+            Self::Exec(exec) => exec.interpreter.is_empty().then_some(&exec.file),
+            Self::Open { file, .. }
+            | Self::Change { file, .. }
+            | Self::Mount { file, .. }
+            | Self::Unix { file }
+            | Self::Process { file, .. } => Some(file),
+            _ => None,
+        }
+    }
+}
+
 /// A file or other named object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
     /// Resolved path; empty when there is none or it exceeded the bounds.
     pub path: Bytes,
+    /// Of a file of a container: its path on the host, where that is known.
+    pub host_path: Bytes,
     /// Identity on every path; all 0 when not known.
     pub inode: InodeKey,
     /// `i_mode`.

@@ -98,6 +98,7 @@ struct Line<'a> {
     #[serde(borrow, default)]
     flags: Vec<StringOr<'a>>,
     path: Option<Bytes>,
+    host_path: Option<Bytes>,
     #[serde(borrow)]
     dev: Text<'a>,
     #[serde(default)]
@@ -421,6 +422,7 @@ impl Line<'_> {
     fn file(&mut self) -> Result<File, ParseError> {
         Ok(File {
             path: self.path.take().unwrap_or_default(),
+            host_path: self.host_path.take().unwrap_or_default(),
             inode: InodeKey { ino: self.ino, dev: self.device()?, generation: self.generation },
             mode: self.mode,
             nlink: self.nlink,

@@ -34,9 +34,10 @@ fn inode() -> impl Strategy<Value = InodeKey> {
 
 fn file() -> impl Strategy<Value = File> {
     let numbers = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
-    (bytes(), inode(), numbers, sets(), sets()).prop_map(|(path, inode, numbers, labels, sets)| {
-        let (mode, nlink, fs_magic, mnt_ns) = numbers;
-        File { path, inode, mode, nlink, fs_magic, mnt_ns, labels, sets }
+    let paths = (bytes(), bytes());
+    (paths, inode(), numbers, sets(), sets()).prop_map(|(paths, inode, numbers, labels, sets)| {
+        let ((path, host_path), (mode, nlink, fs_magic, mnt_ns)) = (paths, numbers);
+        File { path, host_path, inode, mode, nlink, fs_magic, mnt_ns, labels, sets }
     })
 }
 
@@ -247,6 +248,7 @@ pub(crate) fn sample(path: &[u8]) -> Event {
             access: 1,
             file: File {
                 path: path.into(),
+                host_path: Bytes::default(),
                 inode: InodeKey { ino: 12, dev: 259 << 20 | 1, generation: 0 },
                 mode: 0o100_600,
                 nlink: 1,

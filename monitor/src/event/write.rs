@@ -243,6 +243,7 @@ impl<'a> JsonLine<'a> {
 
     fn file(&mut self, file: &File) {
         self.bytes_unless_empty("path", file.path.as_bytes());
+        self.bytes_unless_empty("host_path", file.host_path.as_bytes());
         let InodeKey { ino, dev, generation } = file.inode;
         if (ino, dev, generation) != (0, 0, 0) {
             self.key("dev");

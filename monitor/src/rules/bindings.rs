@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::resolve::Root;
 use crate::event::{Bytes, World};
 
 /// What `${...}` in rules stands for, for one instance.
@@ -30,6 +31,8 @@ pub struct Bindings {
     pub own_homes: Vec<PathBuf>,
     /// Homes of other people, from passwd.
     pub other_homes: Vec<PathBuf>,
+    /// The root directory of the server, when it is in a container.
+    pub root: Option<Root>,
     /// The machine that the values are from, when it is another one.
     pub elsewhere: Option<Elsewhere>,
 }
@@ -77,7 +80,20 @@ pub struct Start {
     pub environment: BTreeMap<OsString, OsString>,
     /// Its working directory.
     pub cwd: PathBuf,
+    /// Others have started it.
+    pub by_others: Option<ByOthers>,
 }
+
+/// A server that others have started: it may run as a user of whom this machine does not know, as
+/// those of containers do. Such a user has no home here.
+#[derive(Clone, Debug, Default)]
+pub struct ByOthers {
+    /// Its root directory, when it is in a container.
+    pub root: Option<Root>,
+}
+
+/// The home of those who have none, as Debian's passwd has it for `nobody`.
+const NO_HOME: &str = "/nonexistent";
 
 struct Account {
     name: String,
@@ -100,6 +116,7 @@ impl Bindings {
             command: arguments.to_vec(),
             environment: std::env::vars_os().collect(),
             cwd: std::env::current_dir().map_err(BindingsError::Cwd)?,
+            by_others: None,
         };
         Self::of_start(uid, home, start)
     }
@@ -121,22 +138,27 @@ impl Bindings {
             .transpose()?;
         let home = given
             .or_else(|| own.map(|account| canonical_if_exists(&account.home)))
+            .or_else(|| start.by_others.as_ref().map(|_| NO_HOME.into()))
             .ok_or(BindingsError::NoEntry(uid))?;
         if !is_home(&home) {
             return Err(BindingsError::NotAHome(home));
         }
-        let Start { command: arguments, environment: env, cwd } = start;
+        let Start { command: arguments, environment: env, cwd, by_others } = start;
         let mut own_homes = vec![home.clone()];
-        let named = own.map(|account| account.home.clone()).into_iter();
-        for path in named.chain(env.get(OsStr::new("HOME")).map(PathBuf::from)) {
+        let mut add = |path: PathBuf| {
             if is_home(&path) && !own_homes.contains(&canonical_if_exists(&path)) {
                 own_homes.push(canonical_if_exists(&path));
             }
-        }
+            own_homes.len()
+        };
+        let known = own.map_or(1, |account| add(account.home.clone()));
+        let all = env.get(OsStr::new("HOME")).map_or(known, |home| add(home.into()));
+        // Its environment cannot make what belongs to others its own, when nobody says whose it is.
+        let certain = if by_others.is_some() { known } else { all };
         let mut other_homes = Vec::new();
         for account in accounts.iter().filter(|account| account.is_person()) {
             let path = canonical_if_exists(&account.home);
-            let taken = own_homes.iter().any(|own| own.starts_with(&path));
+            let taken = own_homes[..certain].iter().any(|own| own.starts_with(&path));
             if is_home(&path) && !taken && !other_homes.contains(&path) {
                 other_homes.push(path);
             }
@@ -150,6 +172,7 @@ impl Bindings {
             arguments,
             own_homes,
             other_homes,
+            root: by_others.and_then(|others| others.root),
             elsewhere: None,
         })
     }
@@ -167,6 +190,7 @@ impl Bindings {
             arguments: texts(&world.arguments),
             own_homes: paths(&world.own_homes),
             other_homes: paths(&world.other_homes),
+            root: None,
             elsewhere: Some(Elsewhere {
                 links: world.links.clone(),
                 values: world
@@ -258,6 +282,22 @@ mod tests {
         assert!(matches!(nobody, Err(BindingsError::NoEntry(_))));
         let root = Bindings::of_user(0, None, &[]).unwrap();
         assert_eq!(root.user, "root");
+    }
+
+    #[test]
+    fn a_user_of_a_container_has_no_home_here() {
+        let start = Start { by_others: Some(ByOthers::default()), ..Start::default() };
+        let bindings = Bindings::of_start(u32::MAX - 7, None, start.clone()).unwrap();
+        assert_eq!(bindings.home, Path::new(NO_HOME));
+        assert_eq!(bindings.user, (u32::MAX - 7).to_string());
+        let root = Bindings::of_start(0, None, start.clone()).unwrap();
+        assert_ne!(root.home, Path::new(NO_HOME));
+        // Nor does its environment give it one.
+        let claim = [("HOME".into(), root.home.clone().into_os_string())];
+        let claims = Start { environment: claim.into(), ..start };
+        let bindings = Bindings::of_start(u32::MAX - 7, None, claims).unwrap();
+        assert!(bindings.own_homes.contains(&root.home));
+        assert!(bindings.other_homes.contains(&root.home));
     }
 
     #[test]

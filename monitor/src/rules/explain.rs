@@ -73,7 +73,7 @@ impl Compiled {
         let own = inode(path);
         let above: Vec<_> = path.ancestors().skip(1).filter_map(inode).collect();
         let mut classes = 0;
-        for (member, label) in &self.labels {
+        for (member, label) in self.labels.iter().chain(&self.labels_of_homes) {
             let Some(key) = inode(member) else { continue };
             if own == Some(key) {
                 classes |= label.own;
@@ -88,7 +88,7 @@ impl Compiled {
 
 /// A path as the kernel would report it: this machine's, or that of another with its links.
 pub fn resolved_path(path: &Path, elsewhere: Option<&World>) -> Vec<u8> {
-    let links = Links::new(elsewhere.map(|world| &world.links));
+    let links = elsewhere.map_or_else(Links::default, |world| Links::recorded(&world.links));
     let resolved = resolve(path.as_os_str().as_bytes(), &links).path;
     if resolved.is_empty() { b"/".to_vec() } else { resolved }
 }

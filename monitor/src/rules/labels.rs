@@ -24,9 +24,28 @@ const WALKED_MAX: usize = 5_000;
 /// File systems whose inodes are made up as they are asked for.
 const VIRTUAL: [&str; 2] = ["/proc", "/sys"];
 
-/// Labels for the members of the sets, in the order of their paths.
-pub fn of_sets(rules: &[PathRule]) -> Vec<(PathBuf, Label)> {
-    let mut labels: BTreeMap<PathBuf, Label> = BTreeMap::new();
+/// Labels for the members of the sets, in the order of their paths. Of the directories of others no
+/// files with several names are looked for: there may be many of them.
+pub fn of_sets(own: &[PathRule], others: &[PathRule]) -> Vec<(PathBuf, Label)> {
+    let mut labels = BTreeMap::new();
+    add_members(&mut labels, others);
+    let trees = add_members(&mut labels, own);
+    for (path, bits) in trees {
+        let (mut looks, mut found) = (WALKED_MAX, Vec::new());
+        linked(&path, &mut looks, &mut found);
+        for file in found {
+            labels.entry(file).or_default().own |= bits;
+        }
+    }
+    labels.into_iter().collect()
+}
+
+/// Adds the members that rules name; those that are whole directories, with the bits of what lies
+/// beneath.
+fn add_members(
+    labels: &mut BTreeMap<PathBuf, Label>,
+    rules: &[PathRule],
+) -> BTreeMap<PathBuf, u32> {
     let mut trees: BTreeMap<PathBuf, u32> = BTreeMap::new();
     for rule in rules {
         let (pattern, bits) = (&rule.pattern, rule.class & class::SETS);
@@ -53,14 +72,7 @@ pub fn of_sets(rules: &[PathRule]) -> Vec<(PathBuf, Label)> {
             }
         }
     }
-    for (path, bits) in trees {
-        let (mut looks, mut found) = (WALKED_MAX, Vec::new());
-        linked(&path, &mut looks, &mut found);
-        for file in found {
-            labels.entry(file).or_default().own |= bits;
-        }
-    }
-    labels.into_iter().collect()
+    trees
 }
 
 /// Files beneath `directory` that have more than one name: under another one, no directory above

@@ -11,6 +11,7 @@ use monitor_common::policy::{access, class, verdict};
 use super::{
     Finding, Loaded, Mode, Severity, Source, SourceKind,
     load::{AddressRule, PathRule},
+    matcher::{self, Traits},
     parse::Match,
     pattern::Pattern,
     source::Origin,
@@ -204,6 +205,10 @@ fn shadowed(loaded: &Loaded, findings: &mut Findings) {
 
 /// Paths in `allow_secret` that are no secrets.
 fn no_secret(loaded: &Loaded, findings: &mut Findings) {
+    if loaded.matches.iter().any(|(_, entry)| !entry.cgroup.is_empty()) {
+        // In a container secrets of the host have other names.
+        return;
+    }
     let members = || loaded.paths.iter().filter(|rule| rule.class & class::SETS != 0);
     let named = entries(loaded).filter(|rule| rule.class == class::ALLOW_SECRET);
     // Where wildcards meet wildcards, nobody knows what is in both.
@@ -268,7 +273,17 @@ fn loaders(loaded: &Loaded, findings: &mut Findings) {
     }
 }
 
-/// `[[match]]` that others can imitate, or that repeats itself.
+/// podman's runtimes, where its monitor starts them: in a cgroup beside the container's.
+const STARTERS: [Traits<'_>; 2] = [
+    starter(b"/machine.slice/libpod-conmon-0f.scope"),
+    starter(b"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-conmon-0f.scope"),
+];
+
+const fn starter(cgroup: &'static [u8]) -> Traits<'static> {
+    Traits { exe: b"/usr/bin/crun", cgroup, arguments: &[], user: None }
+}
+
+/// `[[match]]` that others can imitate, that fits more than is meant, or that repeats itself.
 fn matches(loaded: &Loaded, findings: &mut Findings) {
     for (i, (source, entry)) in loaded.matches.iter().enumerate() {
         let place = line_of(source, &entry.span);
@@ -276,6 +291,13 @@ fn matches(loaded: &Loaded, findings: &mut Findings) {
             let message = "in enforce, arguments alone do not tell a server".to_owned();
             let help =
                 "whoever starts a program chooses them: ask for its exe, unit or cgroup, too";
+            findings.add(source, place.clone(), message, help);
+        }
+        let is_about_podman = entry.cgroup.iter().any(|entry| entry.text.contains("libpod"));
+        if is_about_podman && STARTERS.iter().any(|one| matcher::fits(source, entry, one)) {
+            let message = "this fits what starts podman's containers, too".to_owned();
+            let help = "such a container does not start: ask for its exe as well, or write \
+                        `libpod-[0-9a-f][0-9a-f]*.scope`, which is no name of theirs";
             findings.add(source, place.clone(), message, help);
         }
         if loaded.matches[..i].iter().any(|(_, other)| other.meaning() == entry.meaning()) {

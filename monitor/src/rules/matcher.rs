@@ -113,6 +113,11 @@ impl Matcher {
     }
 }
 
+/// Whether a process fits one entry, whose mistakes have been told elsewhere.
+pub(super) fn fits(source: &Arc<Source>, entry: &Match, process: &Traits<'_>) -> bool {
+    Fit::of(source, entry.clone()).is_ok_and(|fit| fit.is_met_by(process))
+}
+
 /// The matches of one server, or what is wrong with its rules.
 fn fits_of(search: &SearchPath, name: &str) -> Result<Result<Vec<Fit>, Vec<Finding>>, RuleError> {
     let mut fits = Vec::new();

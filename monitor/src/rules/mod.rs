@@ -32,7 +32,7 @@ mod source;
 mod tests;
 mod variables;
 
-pub use bindings::{Bindings, BindingsError, Elsewhere, Start};
+pub use bindings::{Bindings, BindingsError, ByOthers, Elsewhere, Start};
 pub use blame::{RuleRef, Subject};
 pub use compile::{Automaton, Compiled, Tables, compile, compile_among};
 pub use error::{Finding, RuleError, Severity};
@@ -46,6 +46,7 @@ pub use load::{
 pub use matcher::{Matcher, Traits};
 pub use names::{Naming, Standing, is_public};
 pub use parse::{Document, SCHEMA, parse_server};
+pub use resolve::Root;
 pub use schema::schema;
 pub use search::{SearchPath, is_name as is_server_name};
 pub use source::{Source, SourceKind};

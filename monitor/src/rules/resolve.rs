@@ -4,9 +4,21 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     ffi::OsStr,
-    fs,
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::MetadataExt as _,
+        },
+    },
     path::Path,
+    sync::Arc,
+};
+
+use nix::{
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat},
+    sys::stat::Mode,
 };
 
 use crate::event::Bytes;
@@ -23,19 +35,70 @@ pub struct Resolved {
     pub links: Vec<Vec<u8>>,
 }
 
-/// The symbolic links of a machine, and those that were met on the way so far: a recording holds
-/// them, so that its rules mean the same elsewhere.
+/// The root directory of processes that find other files under the names we know: of a container.
+#[derive(Clone, Debug)]
+pub struct Root(Arc<OwnedFd>);
+
+impl Root {
+    /// The root of a process; `None` when it is ours, or the process has ended.
+    pub fn of_process(tgid: u32) -> Option<Self> {
+        let folder = format!("/proc/{tgid}");
+        let namespace = |of: &str| fs::metadata(format!("{of}/ns/mnt")).map(|file| file.ino());
+        // Of a process that has only changed its root the kernel tells paths as we see them.
+        if namespace(&folder).ok()? == namespace("/proc/self").ok()? {
+            return None;
+        }
+        let root = format!("{folder}/root");
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = open(Path::new(&root), flags, Mode::empty()).ok()?;
+        // A namespace of its own with the same files in it is no container.
+        let theirs = nix::sys::stat::fstat(&root).ok()?;
+        let ours = fs::metadata("/").ok()?;
+        if (theirs.st_dev, theirs.st_ino) == (ours.dev(), ours.ino()) {
+            return None;
+        }
+        Some(Self(Arc::new(root)))
+    }
+
+    fn read_link(&self, path: &[u8]) -> io::Result<Vec<u8>> {
+        // Whatever is put in its way meanwhile, the look-up does not leave the container.
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let link = openat2(&self.0, Path::new(OsStr::from_bytes(path)), how)?;
+        Ok(readlinkat(&link, "")?.into_vec())
+    }
+}
+
+/// Whose links.
+#[derive(Debug, Default)]
+enum Whose<'a> {
+    /// This machine's.
+    #[default]
+    Ours,
+    /// Those of a container.
+    Of(&'a Root),
+    /// Those that a recording holds.
+    Recorded(&'a BTreeMap<Bytes, Bytes>),
+}
+
+/// The symbolic links of a machine or container, and those that were met on the way so far: a
+/// recording holds them, so that its rules mean the same elsewhere.
 #[derive(Debug, Default)]
 pub struct Links<'a> {
-    /// Those of another machine; this one is asked when `None`.
-    recorded: Option<&'a BTreeMap<Bytes, Bytes>>,
+    whose: Whose<'a>,
     met: RefCell<BTreeMap<Bytes, Bytes>>,
 }
 
 impl<'a> Links<'a> {
-    /// Links of this machine, or of another one.
-    pub fn new(recorded: Option<&'a BTreeMap<Bytes, Bytes>>) -> Self {
-        Self { recorded, met: RefCell::default() }
+    /// Those of another machine.
+    pub fn recorded(recorded: &'a BTreeMap<Bytes, Bytes>) -> Self {
+        Self { whose: Whose::Recorded(recorded), ..Self::default() }
+    }
+
+    /// Those of a container, or ours.
+    pub fn of(root: Option<&'a Root>) -> Self {
+        Self { whose: root.map_or(Whose::Ours, Whose::Of), ..Self::default() }
     }
 
     /// The links met, with what they say.
@@ -44,9 +107,10 @@ impl<'a> Links<'a> {
     }
 
     fn read(&self, path: &[u8]) -> Option<Vec<u8>> {
-        let target = match self.recorded {
-            Some(recorded) => recorded.get(&Bytes::from(path))?.as_bytes().to_vec(),
-            None => {
+        let target = match self.whose {
+            Whose::Recorded(recorded) => recorded.get(&Bytes::from(path))?.as_bytes().to_vec(),
+            Whose::Of(root) => root.read_link(path).ok()?,
+            Whose::Ours => {
                 fs::read_link(Path::new(OsStr::from_bytes(path))).ok()?.into_os_string().into_vec()
             }
         };
@@ -133,8 +197,8 @@ mod tests {
         let here = resolve(&path, &links);
         let met = links.into_met();
         drop(folder);
-        assert_eq!(resolve(&path, &Links::new(Some(&met))), here);
+        assert_eq!(resolve(&path, &Links::recorded(&met)), here);
         assert_eq!(resolve(&path, &Links::default()).path, path);
-        assert_eq!(resolve(b"/bin/sh", &Links::new(Some(&met))).path, b"/bin/sh");
+        assert_eq!(resolve(b"/bin/sh", &Links::recorded(&met)).path, b"/bin/sh");
     }
 }

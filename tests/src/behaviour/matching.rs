@@ -25,6 +25,7 @@ crate::tests! {
         a_server_that_is_held_gets_nothing_while_no_agent_runs,
         running_servers_are_adopted_with_their_descendants,
         matched_servers_are_taken_over,
+        a_home_is_no_secret_to_its_owner,
     ],
 }
 
@@ -274,4 +275,25 @@ fn matched_servers_are_taken_over(lab: &Lab) -> Result<()> {
     let said = eventually_output(&mut running)?;
     ensure!(!said.contains("ok bytes="), "{said} {}", host.said());
     eventually("it has ended", || !is_known(&host))
+}
+
+fn a_home_is_no_secret_to_its_owner(lab: &Lab) -> Result<()> {
+    let (host, server) = fixture(lab)?;
+    // To others it is: a server of theirs that runs at the same time.
+    let mut of_another = command(lab, &server, &["sleep", "100000"]);
+    let of_another = of_another.uid(NOBODY).gid(NOBODY).env("HOME", lab.home());
+    let mut of_another = of_another.spawn()?;
+    eventually("it runs", || {
+        host.status().is_ok_and(|all| all["instances"].as_array().is_some_and(|all| all.len() == 1))
+    })?;
+    let own = tempfile::Builder::new().prefix("mcp-monitor-e2e-").tempdir_in("/root")?;
+    let file = own.path().join("notes");
+    fs::write(&file, "text\n")?;
+    let read = run(lab, &server, &["read", &file.display().to_string()])?;
+    ensure!(has_read(&read), "{read:?} {}", host.said());
+    of_another.kill()?;
+    of_another.wait()?;
+    let twin = run(lab, &server, &["read", "forbidden"])?;
+    ensure!(is_kept_from(lab, &twin), "{twin:?} {}", host.said());
+    Ok(())
 }

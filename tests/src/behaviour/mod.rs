@@ -20,6 +20,7 @@ behaviours! {
     arguments,
     automaton,
     changes,
+    containers,
     detectors,
     disk,
     endurance,

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::image;
+use super::{Kernel, image};
 use crate::command::{as_root, run, say};
 use crate::{setup, workspace};
 
 /// What is on it besides what every Debian has.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,passwd";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,passwd,kmod,podman,crun,uidmap,libpam-systemd,\
+    dbus-user-session";
 /// What nobody reads there.
 const UNREAD: &str = "rm -rf \"$1\"/usr/share/doc \"$1\"/usr/share/locale \"$1\"/usr/share/man";
 /// Where the tests and the packages under test lie.
@@ -22,6 +23,7 @@ const START: &str = "#!/bin/sh\n\
     exec >/dev/ttyS1 2>&1\n\
     stty -F /dev/ttyS1 raw\n\
     set -- $(sed 's/.* -- //' /proc/cmdline)\n\
+    insmod /modules/$(uname -r)/overlay.ko\n\
     HOME=/root PATH=/opt/mcp-monitor-tests:$PATH \"$@\"\n\
     echo \"init: exit code $?\"\n\
     systemctl poweroff --force\n";
@@ -36,6 +38,7 @@ pub fn build(files: &[PathBuf]) -> Result<PathBuf> {
     let image = workspace::target().join("machine/debian.ext4");
     let added = workspace::target().join("machine/debian-added");
     add(&added, files)?;
+    image::modules(&added, &Kernel::V6_12.release()?)?;
     run(as_root("rm").arg("-rf").arg(root.join(TESTS)))?;
     run(as_root("cp").args(["-R", "--no-dereference"]).arg(added.join(".")).arg(&root))?;
     image::make(&root, &image)?;
@@ -48,7 +51,10 @@ fn installed() -> Result<PathBuf> {
     let release = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let release = release.context("/etc/os-release has no VERSION_CODENAME")?.to_owned();
     let root = workspace::target().join(format!("machine/debian-{release}"));
-    if root.join("init").symlink_metadata().is_ok() {
+    // Of an earlier version of this program something may be missing.
+    let packages = root.with_extension("packages");
+    let is_same = fs::read_to_string(&packages).is_ok_and(|list| list == PACKAGES);
+    if is_same && root.join("init").symlink_metadata().is_ok() {
         return Ok(root);
     }
     say(format!("installing Debian's {release} into {}", root.display()));
@@ -58,6 +64,7 @@ fn installed() -> Result<PathBuf> {
     install.arg(&release).arg(&root).args(setup::debian_archives()?);
     run(as_root("rm").arg("-rf").arg(&root))?;
     run(&mut install)?;
+    fs::write(packages, PACKAGES)?;
     // The last step: what is there is whole.
     run(as_root("ln").args(["-s", "sbin/init"]).arg(root.join("init")))?;
     Ok(root)

@@ -36,6 +36,7 @@ pub fn build(programs: &[PathBuf], servers: Option<&Path>) -> Result<PathBuf> {
     symlink(Path::new("/").join(TESTS).join("init"), root.join("init"))?;
     shell(&root)?;
     resolver(&root)?;
+    podman(&root)?;
     if let Some(servers) = servers {
         real_servers(&root, servers)?;
     }
@@ -57,6 +58,7 @@ fn skeleton(root: &Path) -> Result<()> {
         "root",
         "home/dev",
         "etc",
+        "var/lib",
         "var/tmp",
         "usr/bin",
         "usr/sbin",
@@ -113,6 +115,27 @@ fn resolver(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// podman with one runtime, and what it is configured by; where there is none, its tests say that
+/// they were skipped.
+fn podman(root: &Path) -> Result<()> {
+    const PROGRAMS: [&str; 3] = ["podman", "conmon", "crun"];
+    let found: Vec<_> = PROGRAMS.into_iter().filter_map(find).collect();
+    if found.len() < PROGRAMS.len() {
+        return Ok(());
+    }
+    for (program, path) in PROGRAMS.into_iter().zip(found) {
+        with_libraries(root, &path, &format!("usr/bin/{program}"))?;
+    }
+    for folder in ["etc/containers", "usr/share/containers"] {
+        let (from, place) = (Path::new("/").join(folder), root.join(folder));
+        if from.is_dir() {
+            fs::create_dir_all(place.parent().context("a folder")?)?;
+            run(Command::new("cp").arg("-aL").arg(from).arg(place))?;
+        }
+    }
+    Ok(())
+}
+
 fn real_servers(root: &Path, servers: &Path) -> Result<()> {
     let node = find("node").context("node is missing: run `cargo xtask setup`")?;
     // A link, or a version manager's script, is no program that would start over there.
@@ -133,7 +156,8 @@ fn with_libraries(root: &Path, program: &Path, place: &str) -> Result<()> {
     Ok(())
 }
 
-fn modules(root: &Path, release: &str) -> Result<()> {
+/// Puts the modules of a kernel into the root directory of a machine.
+pub fn modules(root: &Path, release: &str) -> Result<()> {
     let folder = root.join("modules").join(release);
     fs::create_dir_all(&folder)?;
     for name in MODULES {

@@ -58,8 +58,11 @@ pub struct Compiled {
     pub arguments: Automaton,
     /// Prefix length of the address (0 to 128), address, port rules.
     pub addresses: Vec<(u8, [u8; 16], AddressRules)>,
-    /// Members of the sets that exist now.
+    /// Members of the sets that exist now, whoever it is that asks for them.
     pub labels: Vec<(PathBuf, Label)>,
+    /// Homes of other people: to be labelled only where the same programs watch nobody else, whose
+    /// own one of them may be.
+    pub labels_of_homes: Vec<(PathBuf, Label)>,
     /// Of its detectors.
     pub limits: Arc<Limits>,
     pub(super) rules: Arc<Rules>,
@@ -108,6 +111,7 @@ pub fn compile_among(known: &mut Tables, loaded: &Loaded) -> Result<Compiled, Ru
         arguments: arguments(loaded)?,
         addresses,
         labels: loaded.labels.clone(),
+        labels_of_homes: loaded.labels_of_homes.clone(),
         limits: Arc::new(Limits { enforce: loaded.mode == Mode::Enforce, ..loaded.limits.clone() }),
         rules: Arc::new(Rules {
             paths: loaded.paths.clone(),

@@ -13,7 +13,7 @@ use super::{
         address::{Place, Prefix},
         parse,
         pattern::{Pattern, alternatives, pieces},
-        resolve::Links,
+        resolve::{Links, Root},
         source::Origin,
     },
     Loaded, NAMES, load_recorded,
@@ -49,7 +49,8 @@ pub fn granted(policy: &PolicyText) -> impl Iterator<Item = &SourceText> {
 }
 
 /// A policy with these grants in place of those that it holds. All else stays as it is, whatever
-/// the files say by now; `search` is asked only for what hosts in grants need.
+/// the files say by now; `search` is asked only for what hosts in grants need. `root` is the one of
+/// a server in a container.
 ///
 /// # Errors
 /// As [`super::load`]. `None` when the policy does not hold enough of its machine.
@@ -57,6 +58,7 @@ pub fn load_granted(
     policy: &PolicyText,
     grants: &[Arc<Source>],
     search: &SearchPath,
+    root: Option<&Root>,
 ) -> Result<Option<Loaded>, RuleError> {
     let mut policy = policy.clone();
     policy.sources.retain(|source| source.kind != SourceKind::Grant.name());
@@ -69,14 +71,14 @@ pub fn load_granted(
         policy.sources.extend(names.iter().map(|source| SourceText::from(&**source)));
     }
     if let Some(world) = &mut policy.world {
-        world.links.extend(links(grants)?);
+        world.links.extend(links(grants, root)?);
     }
     load_recorded(&policy, None)
 }
 
 /// The symbolic links on the way of patterns of grants.
-fn links(grants: &[Arc<Source>]) -> Result<BTreeMap<Bytes, Bytes>, RuleError> {
-    let links = Links::default();
+fn links(grants: &[Arc<Source>], root: Option<&Root>) -> Result<BTreeMap<Bytes, Bytes>, RuleError> {
+    let links = Links::of(root);
     for grant in grants {
         patterns(grant)?.iter_mut().for_each(|pattern| drop(pattern.resolve(&links)));
     }

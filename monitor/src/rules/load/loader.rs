@@ -22,6 +22,17 @@ use super::{
     AddressRule, Loaded, Mode, NAMES, NameRule, PathRule, Resources, VectorRule, limits, set_of,
 };
 
+/// Members of the sets as this machine has them: their inodes carry labels, under whatever names a
+/// server or its container finds them.
+#[derive(Default)]
+struct Members {
+    own: Vec<PathRule>,
+    /// The same in homes of other people.
+    others: Vec<PathRule>,
+    /// Homes of other people as a whole.
+    homes: Vec<PathRule>,
+}
+
 pub struct Loader<'a> {
     search: &'a SearchPath,
     findings: Vec<Finding>,
@@ -34,6 +45,7 @@ pub struct Loader<'a> {
     /// Includes that are being read, to find cycles.
     stack: Vec<String>,
     paths: Vec<PathRule>,
+    members: Members,
     vectors: Vec<VectorRule>,
     addresses: Vec<AddressRule>,
     names: Vec<NameRule>,
@@ -50,6 +62,7 @@ impl<'a> Loader<'a> {
             documents: Vec::new(),
             stack: Vec::new(),
             paths: Vec::new(),
+            members: Members::default(),
             vectors: Vec::new(),
             addresses: Vec::new(),
             names: Vec::new(),
@@ -160,6 +173,9 @@ impl<'a> Loader<'a> {
             for entry in &document.paths {
                 let origin = origin(&document.source, entry, list.clone());
                 self.path(&origin, class, Scope::Set, true);
+                if self.variables.bindings.elsewhere.is_none() {
+                    self.members(&origin, class);
+                }
             }
             for entry in &document.addresses {
                 let origin = origin(&document.source, entry, list.clone());
@@ -250,6 +266,31 @@ impl<'a> Loader<'a> {
         all
     }
 
+    /// Notes the members of a set that have labels.
+    fn members(&mut self, origin: &Arc<Origin>, class: u32) {
+        let mut of = |scope| -> Vec<PathRule> {
+            let all = self.expanded(origin, scope, true);
+            let patterns = all.iter().filter_map(|pieces| Pattern::new(pieces).ok());
+            let rule = |mut pattern: Pattern| {
+                pattern.resolve(&Links::default());
+                PathRule { pattern, class, origin: origin.clone(), is_link: false, before: None }
+            };
+            patterns.map(rule).collect()
+        };
+        if origin.written.contains("${OTHER_HOMES}") {
+            let homes = of(Scope::Others);
+            self.members.homes.extend(homes);
+            return;
+        }
+        let own = of(Scope::Own);
+        let others = match origin.written.contains("${HOME}") {
+            true => of(Scope::Others),
+            false => Vec::new(),
+        };
+        self.members.own.extend(own);
+        self.members.others.extend(others);
+    }
+
     fn pattern(&mut self, mut pattern: Pattern, class: u32, origin: &Arc<Origin>, links: bool) {
         let name = pattern.prefix.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
         let is_path = pattern.rest.is_empty();
@@ -309,7 +350,7 @@ impl<'a> Loader<'a> {
         let sources = self.documents.iter().map(|document| document.source.clone());
         let Variables { bindings, links, used, raw, .. } = self.variables;
         let loaders = loaders(&links);
-        let is_here = bindings.elsewhere.is_none();
+        let Members { own, others, homes } = self.members;
         let world = bindings.world(raw, links.into_met());
         let mut loaded = Loaded {
             server: server.to_owned(),
@@ -339,7 +380,8 @@ impl<'a> Loader<'a> {
             set_access: [0; set::COUNT],
             limits: limits::of(&self.documents),
             env_secret: None,
-            labels: if is_here { labels::of_sets(&self.paths) } else { Vec::new() },
+            labels: labels::of_sets(&own, &others),
+            labels_of_homes: labels::of_sets(&homes, &[]),
             paths: self.paths,
             vectors: self.vectors,
             addresses: self.addresses,

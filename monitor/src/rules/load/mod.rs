@@ -164,6 +164,7 @@ pub struct Loaded {
     /// The agent answers the server's DNS.
     pub(in crate::rules) answers_dns: bool,
     pub(in crate::rules) labels: Vec<(PathBuf, Label)>,
+    pub(in crate::rules) labels_of_homes: Vec<(PathBuf, Label)>,
     pub(in crate::rules) loaders: Vec<Pattern>,
 }
 

@@ -16,7 +16,7 @@ fn grant(rules: &str) -> Arc<Source> {
 /// The policy of a fixture with a grant.
 fn with(rules: &Fixture, granted: &[Arc<Source>]) -> (Loaded, Compiled) {
     let text = rules.load().unwrap().text(1, 2);
-    let loaded = load_granted(&text, granted, &SearchPath::built_in()).unwrap().unwrap();
+    let loaded = load_granted(&text, granted, &SearchPath::built_in(), None).unwrap().unwrap();
     let compiled = compile(&loaded).unwrap();
     (loaded, compiled)
 }
@@ -36,7 +36,7 @@ fn a_policy_has_what_is_granted_until_it_is_taken_away_and_nothing_else_changes(
     drop(rules);
     let replayed = load_recorded(&with_grant, None).unwrap().unwrap();
     assert_eq!(compile(&replayed).unwrap().classify_path(b"/more"), class::READ);
-    let after = load_granted(&with_grant, &[], &SearchPath::built_in()).unwrap().unwrap();
+    let after = load_granted(&with_grant, &[], &SearchPath::built_in(), None).unwrap().unwrap();
     assert_eq!(after.text(1, 2), before);
 }
 

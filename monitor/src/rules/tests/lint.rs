@@ -98,6 +98,11 @@ fn an_allow_secret_that_is_no_secret_is_found() {
     for named in ["/a/.env", "/key", "/a/**"] {
         assert!(server(named).is_empty(), "{named}");
     }
+    // Under the names that a container has for them nobody knows secrets here.
+    let in_container =
+        format!("[[match]]\ncgroup = [\"/c/**\"]\n[files]\nallow_secret = [\"/x\"]\n{DENYING}");
+    let fixture = Fixture::new().file("sets/secrets.toml", set).server(&in_container);
+    assert!(linted(&fixture).is_empty());
 }
 
 #[test]
@@ -179,6 +184,24 @@ fn matches_that_others_can_imitate_are_found_in_enforce() {
     }
     let twice = "[[match]]\nexe = [\"/a\", \"/b\"]\n[[match]]\nexe = [\"/b\", \"/a\"]";
     assert_eq!(server("observe", twice), ["5:1: an earlier match says the same [remove it]"]);
+}
+
+#[test]
+fn matches_that_keep_podman_from_starting_containers_are_found() {
+    let found = |entry: &str| linted(&Fixture::new().server(&format!("[[match]]\n{entry}")));
+    for wide in ["cgroup = [\"/**/libpod-*.scope/**\"]", "cgroup = [\"/**/libpod-*/**\"]"] {
+        let found = found(wide);
+        assert!(found[0].starts_with("3:1: this fits what starts podman's containers, too"));
+        assert_eq!(found.len(), 1);
+    }
+    for narrow in [
+        "cgroup = [\"/**/libpod-[0-9a-f][0-9a-f]*.scope/**\"]",
+        "cgroup = [\"/**/libpod-*.scope/container/**\"]",
+        "cgroup = [\"/**/libpod-*.scope/**\"]\nexe = [\"/app/server\"]",
+        "cgroup = [\"/**/docker-*.scope/**\"]",
+    ] {
+        assert!(found(narrow).is_empty(), "{narrow}");
+    }
 }
 
 #[test]

@@ -97,7 +97,9 @@ fn a_unit_is_a_cgroup_wherever_it_is() {
 
 #[test]
 fn cgroups_are_paths() {
-    let matcher = matcher("[[match]]\nexe = [\"/opt/**\"]\ncgroup = [\"/**/libpod-*.scope/**\"]\n");
+    let matcher = matcher(
+        "[[match]]\nexe = [\"/opt/**\"]\ncgroup = [\"/**/libpod-[0-9a-f][0-9a-f]*.scope/**\"]\n",
+    );
     let run = |exe: &str, cgroup: &str| {
         let (accepted, server) = asked(&matcher, &Process { exe, cgroup, ..USER });
         (accepted, server.is_some())
@@ -105,6 +107,7 @@ fn cgroups_are_paths() {
     assert_eq!(run("/opt/x", "/machine.slice/libpod-0f.scope/container"), BOTH);
     assert_eq!(run("/opt/x", "/machine.slice/libpod-0f.scope"), BOTH);
     assert_eq!(run("/opt/x", "/machine.slice/libpod.scope"), NEITHER);
+    assert_eq!(run("/opt/x", "/machine.slice/libpod-conmon-0f.scope"), NEITHER);
     assert_eq!(run("/usr/x", "/machine.slice/libpod-0f.scope"), NEITHER);
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use monitor_common::policy::{access, class, decide, reason, verdict};
+use monitor_common::policy::{Label, access, class, decide, reason, verdict};
 
 use super::*;
 
@@ -144,4 +144,24 @@ fn labels_stand_on_members_that_exist() {
         fixture.compile().labels.into_iter().map(|(p, l)| (p, (l.own, l.beneath))).collect();
     let expected = [(".ssh", bit), (".ssh/twice", 0), (".netrc", 0), (".config/a/Login Data", 0)];
     assert_eq!(labels, expected.map(|(name, beneath)| (home.join(name), (bit, beneath))).into());
+}
+
+#[test]
+fn keys_of_others_are_labelled_for_everybody_and_their_homes_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = fs::canonicalize(folder.path()).unwrap();
+    let homes = ["own", "other"].map(|name| folder.join(name));
+    homes.iter().for_each(|home| fs::create_dir_all(home.join(".ssh")).unwrap());
+    let secrets = "schema = 1\nset = \"secrets\"\naccess = [\"read\"]\n\
+                   paths = [\"${OTHER_HOMES}/**\", \"${HOME}/.ssh/**\"]";
+    let mut fixture = Fixture::new().file("sets/secrets.toml", secrets).server("");
+    let [own, other] = homes.clone();
+    (fixture.bindings.own_homes, fixture.bindings.other_homes) = (vec![own], vec![other.clone()]);
+    let compiled = fixture.compile();
+    let labelled = |labels: &[(PathBuf, Label)]| -> Vec<PathBuf> {
+        labels.iter().map(|(path, _)| path.clone()).collect()
+    };
+    let [own, theirs] = homes.map(|home| home.join(".ssh"));
+    assert_eq!(labelled(&compiled.labels), [theirs, own]);
+    assert_eq!(labelled(&compiled.labels_of_homes), [other]);
 }

@@ -42,8 +42,20 @@ pub enum Scope {
     /// In a set, which only protects: `${HOME}` is every home of the user, and `${OTHER_HOMES}`
     /// are those of other people.
     Set,
+    /// In a set, for members on this machine, whatever a container calls them: `${HOME}` is every
+    /// home of the user.
+    Own,
+    /// The same of other people: `${HOME}` and `${OTHER_HOMES}` are their homes.
+    Others,
     /// In an argument of a program: values are text and no paths.
     Argument,
+}
+
+impl Scope {
+    /// In a set. Its variables may have no value, and then there are no members.
+    fn is_set(self) -> bool {
+        matches!(self, Self::Set | Self::Own | Self::Others)
+    }
 }
 
 /// Where a variable stands in its pattern.
@@ -154,10 +166,13 @@ pub struct Variables<'a> {
 
 impl<'a> Variables<'a> {
     pub fn new(bindings: &'a Bindings) -> Self {
-        let links = bindings.elsewhere.as_ref().map(|elsewhere| &elsewhere.links);
+        let links = match &bindings.elsewhere {
+            Some(elsewhere) => Links::recorded(&elsewhere.links),
+            None => Links::of(bindings.root.as_ref()),
+        };
         Self {
             bindings,
-            links: Links::new(links),
+            links,
             guard: Guard::default(),
             used: BTreeMap::new(),
             raw: BTreeMap::new(),
@@ -183,7 +198,7 @@ impl<'a> Variables<'a> {
                 (0, rest) => Place::Start { open: rest.iter().any(is_wildcard) },
                 _ => Place::Within,
             };
-            let own_home = name == "HOME" || scope == Scope::Set;
+            let own_home = name == "HOME" || scope.is_set();
             if matches!(place, Place::Start { open: true }) && !own_home {
                 guarded = Some(name);
             }
@@ -237,7 +252,7 @@ impl<'a> Variables<'a> {
         scope: Scope,
     ) -> Result<Vec<Vec<u8>>, VariableError> {
         let raw = self.raw(name, scope)?;
-        let optional = matches!((name, scope), ("OTHER_HOMES" | "HOME", Scope::Set));
+        let optional = matches!(name, "OTHER_HOMES" | "HOME") && scope.is_set();
         if raw.is_empty() && !optional {
             return Err(VariableError::Missing(name.to_owned()));
         }
@@ -252,6 +267,8 @@ impl<'a> Variables<'a> {
         let mut values = Vec::new();
         for value in raw {
             let value = match place {
+                // Canonical, and of the host.
+                _ if matches!(scope, Scope::Own | Scope::Others) => value.as_bytes().to_vec(),
                 Place::Within => plain(name, &value)?,
                 Place::Text if value.is_empty() => {
                     return Err(VariableError::Empty(name.to_owned()));
@@ -260,6 +277,9 @@ impl<'a> Variables<'a> {
                 _ => self.path(name, &value, place)?,
             };
             values.push(value);
+        }
+        if matches!(scope, Scope::Own | Scope::Others) {
+            return Ok(values);
         }
         let key = if optional { format!("sets:{name}") } else { name.to_owned() };
         let shown: Vec<String> = values.iter().map(|v| v.escape_ascii().to_string()).collect();
@@ -286,8 +306,10 @@ impl<'a> Variables<'a> {
             return Ok(values.iter().map(OsString::as_os_str).collect());
         }
         Ok(match (name, scope) {
-            ("HOME", Scope::Set) => bindings.own_homes.iter().map(|p| p.as_os_str()).collect(),
-            ("OTHER_HOMES", Scope::Set) => {
+            ("HOME", Scope::Set | Scope::Own) => {
+                bindings.own_homes.iter().map(|p| p.as_os_str()).collect()
+            }
+            ("HOME" | "OTHER_HOMES", Scope::Others) | ("OTHER_HOMES", Scope::Set) => {
                 bindings.other_homes.iter().map(|p| p.as_os_str()).collect()
             }
             ("HOME", _) => vec![bindings.home.as_os_str()],

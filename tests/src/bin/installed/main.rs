@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
+mod containers;
 mod machine;
 mod served;
 mod steps;
@@ -15,7 +16,7 @@ mod steps;
 /// Name and body of a step.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 12] = [
     ("package_is_installed_and_the_unit_is_ready", steps::install),
     ("unit_is_exposed_to_little", steps::exposure),
     ("agent_that_hangs_is_restarted", steps::watchdog),
@@ -24,6 +25,8 @@ const STEPS: [Step; 10] = [
     ("alert_starts_a_command_within_the_units_limits", steps::on_alert),
     ("reload_takes_new_rules_over", steps::reload),
     ("servers_outlive_a_restart", steps::restart),
+    ("containers_of_root_are_judged", containers::of_root),
+    ("containers_of_users_are_judged", containers::of_a_user),
     ("upgrade_leaves_no_gap", steps::upgrade),
     ("removal_and_purge_leave_nothing", steps::remove),
 ];
