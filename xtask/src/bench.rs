@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::command::{as_root, run, say};
-use crate::machine::{Boot, Kernel, boot, build_image};
+use crate::machine::{Boot, Kernel, Processors, boot, build_image};
 use crate::{build, setup};
 
 /// Opens of the unthrottled flood on a test machine, which is emulated: less than here.
@@ -69,7 +69,10 @@ fn on_machine(selection: &Selection, programs: &[PathBuf]) -> Result<()> {
         name: "bench".to_owned(),
         kernel: Kernel::V6_12,
         preempt_full: false,
-        counted: selection.instructions,
+        processors: match selection.instructions {
+            true => Processors::Counted,
+            false => Processors::AtOnce,
+        },
         command: words.chain(selection.only.iter().cloned()).collect(),
         patience: PATIENCE,
     };

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::command::{as_root, cargo, say};
-use crate::machine::{Boot, Kernel, boot, build_debian, build_image};
+use crate::machine::{Boot, Kernel, Processors, boot, build_debian, build_image};
 use crate::results::Results;
 use crate::{build, check, package, real_server, setup, workspace};
 
@@ -122,7 +122,8 @@ impl Selection {
             None => command.extend(without.iter().map(|file| format!("--skip={file}"))),
         }
         let patience = MACHINE_PATIENCE;
-        let boot = Boot { name, kernel, preempt_full, counted: false, command, patience };
+        let processors = Processors::InTurn;
+        let boot = Boot { name, kernel, preempt_full, processors, command, patience };
         (boot, backend.to_owned())
     }
 
@@ -139,7 +140,7 @@ impl Selection {
             name: format!("{}-systemd", Kernel::V6_12),
             kernel: Kernel::V6_12,
             preempt_full: false,
-            counted: false,
+            processors: Processors::InTurn,
             command: command.collect(),
             patience: MACHINE_PATIENCE,
         })
@@ -236,7 +237,8 @@ pub fn one_command(what: OnMachine) -> Result<()> {
     let image = build_image(&[programs()?, with].concat(), real_servers().as_deref())?;
     let name = format!("{kernel}-command");
     let patience = MACHINE_PATIENCE;
-    let plan = Boot { name, kernel, preempt_full, counted: false, command, patience };
+    let processors = Processors::InTurn;
+    let plan = Boot { name, kernel, preempt_full, processors, command, patience };
     std::process::exit(boot(&plan, &image, |line| println!("{line}"))?);
 }
 

@@ -16,7 +16,7 @@ mod qemu;
 
 pub use debian::build as build_debian;
 pub use image::build as build_image;
-pub use qemu::{Boot, boot};
+pub use qemu::{Boot, Processors, boot};
 
 /// A kernel of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

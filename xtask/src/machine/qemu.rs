@@ -14,8 +14,30 @@ use super::Kernel;
 use crate::command::find;
 use crate::workspace;
 
-/// Time goes on with the instructions.
-const COUNTED: [&str; 2] = ["-icount", "shift=0,sleep=off"];
+/// A machine's processors.
+#[derive(Clone, Copy, Debug)]
+pub enum Processors {
+    /// Two that take turns. Debian's QEMU, before 8.1, may keep a translation of code that another
+    /// processor was changing meanwhile: a hook that is skipped, or a breakpoint of the kernel's own
+    /// that it does not know any more, which is a panic. Attaching programs changes code.
+    InTurn,
+    /// Two at the same time.
+    AtOnce,
+    /// One whose nanosecond is an instruction: what it measures is the same whatever else runs here.
+    Counted,
+}
+
+impl Processors {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::InTurn => &["-accel", "tcg,thread=single", "-smp", "2"],
+            Self::AtOnce => &["-accel", "tcg,thread=multi", "-smp", "2"],
+            Self::Counted => {
+                &["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off"]
+            }
+        }
+    }
+}
 
 /// One boot of the matrix.
 #[derive(Clone, Debug)]
@@ -26,9 +48,8 @@ pub struct Boot {
     pub kernel: Kernel,
     /// Whether tasks are preempted inside hooks, too (`preempt=full`).
     pub preempt_full: bool,
-    /// Whether a nanosecond there is one instruction: the machine has one processor then, and what
-    /// it measures is the same whatever else runs here.
-    pub counted: bool,
+    /// Its processors.
+    pub processors: Processors,
     /// What runs in it, found on its PATH: `end-to-end`, `mcp-monitor`, busybox's tools.
     pub command: Vec<String>,
     /// How long it may say nothing: what takes long in all only shares the processors.
@@ -79,10 +100,7 @@ impl Machine {
             command_line(&what.command)?
         );
         let mut command = Command::new(qemu);
-        match what.counted {
-            true => command.args(["-accel", "tcg,thread=single", "-smp", "1"]).args(COUNTED),
-            false => command.args(["-accel", "tcg,thread=multi", "-smp", "2"]),
-        };
+        command.args(what.processors.arguments());
         command.args(["-cpu", "max", "-m", "2048"]);
         command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
         command.args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"]);
