@@ -17,9 +17,9 @@ use crate::workspace;
 /// A machine's processors.
 #[derive(Clone, Copy, Debug)]
 pub enum Processors {
-    /// Two that take turns. Debian's QEMU, before 8.1, may keep a translation of code that another
-    /// processor was changing meanwhile: a hook that is skipped, or a breakpoint of the kernel's own
-    /// that it does not know any more, which is a panic. Attaching programs changes code.
+    /// Two that take turns. With two at the same time a kernel has panicked over a breakpoint that was
+    /// its own and gone (`Oops: int3`, QEMU 7.2): attaching programs changes code, and one thread of
+    /// the emulator seems to keep what it translated while another one changed it.
     InTurn,
     /// Two at the same time.
     AtOnce,
