@@ -153,25 +153,31 @@ pub fn on_alert() -> Result<()> {
     const COMMAND: &str = "/usr/local/bin/told";
     const TOLD: &str = "/var/lib/mcp-monitor/told";
     let before = fs::read_to_string(CONFIG)?;
+    let with_command = before.replace("#command = []", &format!("command = [\"{COMMAND}\"]"));
+    ensure!(with_command != before, "{before}");
     fs::write(COMMAND, format!("#!/bin/sh\ncat >{TOLD}\n"))?;
     fs::set_permissions(COMMAND, fs::Permissions::from_mode(0o755))?;
-    fs::write(CONFIG, format!("{before}\n[on_alert]\ncommand = [\"{COMMAND}\"]\n"))?;
-    sh("systemctl restart mcp-monitor")?;
-    // What is allowed starts nothing.
+    fs::write(CONFIG, with_command)?;
+    let outcome = sh("systemctl restart mcp-monitor").and_then(|_| told_of_what_is_forbidden(TOLD));
+    // The steps that follow are about the package as it came.
+    fs::write(CONFIG, before)?;
+    sh(&format!("rm -f {TOLD} {COMMAND}; systemctl restart mcp-monitor"))?;
+    outcome
+}
+
+/// What is allowed starts no command; what is not has its alert written to a file by it.
+fn told_of_what_is_forbidden(told: &str) -> Result<()> {
+    let said = || fs::read_to_string(told).unwrap_or_default();
     for (file, is_told) in [("allowed", false), ("forbidden", true)] {
         let mut served = Served::start("member", file, &format!("cat {FOLDER}/{file}"))?;
         served.finish()?;
-        let told = || fs::read_to_string(TOLD).unwrap_or_default();
         if is_told {
-            eventually("the command has got the alert", || Ok(told().contains("forbidden")))?;
+            eventually("the command has got the alert", || Ok(said().contains("forbidden")))?;
         } else {
-            ensure!(told().is_empty(), "{}", told());
+            ensure!(said().is_empty(), "{}", said());
         }
     }
-    fs::write(CONFIG, before)?;
-    fs::remove_file(TOLD)?;
-    fs::remove_file(COMMAND)?;
-    sh("systemctl restart mcp-monitor").map(drop)
+    Ok(())
 }
 
 pub fn reload() -> Result<()> {
