@@ -81,8 +81,7 @@ fn look_up(may_signal: bool) -> Current {
     let Some(tag) = tag_of((ids >> 32) as u32) else { return Current::Untagged };
     if tag.flags & tag_flags::HELD != 0 {
         if may_signal {
-            // Somebody else has let it go on.
-            matching::stop_current();
+            matching::stop_again((ids >> 32) as u32);
         }
         return Current::Outlaw;
     }

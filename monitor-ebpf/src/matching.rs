@@ -44,6 +44,8 @@ use crate::{
 
 /// SIGSTOP, as on x86-64 and arm64; no handler and no mask keeps it off.
 const SIGSTOP: u32 = 19;
+/// SIGCONT, as there.
+const SIGCONT: u32 = 18;
 /// The machine's first process: no server, and it cannot be stopped.
 const INIT: u32 = 1;
 /// Cgroups beneath each other that are walked; the kernel's own bound is set by people.
@@ -216,9 +218,21 @@ fn hold(tgid: u32) {
 
 /// Stops the running process before it is back in its own code.
 #[inline(always)]
-pub fn stop_current() {
+fn stop_current() {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_send_signal(SIGSTOP) };
+}
+
+/// Stops the running process, which is held and which somebody else has let go on; unless it was
+/// the agent, just now: its SIGCONT may have come before our SIGSTOP, and no other follows.
+#[inline(always)]
+pub fn stop_again(tgid: u32) {
+    stop_current();
+    let is_held = instance::tag_of(tgid).is_some_and(|tag| tag.flags & tag_flags::HELD != 0);
+    if !is_held {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_send_signal(SIGCONT) };
+    }
 }
 
 /// Tells the agent of a process if it has the tag of one that is held; false when there are too

@@ -97,7 +97,8 @@ impl Watch {
             } else if self.tags.instance_of(tgid) == Some(HELD_INSTANCE) {
                 self.take_in(&process, since_ns);
             } else {
-                self.kernel.forget_held(tgid);
+                // Adopted while it was being held.
+                self.let_go(&process);
             }
         }
     }
@@ -108,16 +109,15 @@ impl Watch {
         if let Some(number) = of_parent.filter(|number| self.instances.contains_key(number)) {
             // Forked while it was held, by one that no longer is.
             let joined = self.kernel.take_in(tgid, number, false);
-            return self.let_go_on(process, joined);
+            return self.let_go_if(joined, process);
         }
         let Some(server) = self.matching.matcher.server_of(&process.traits()).map(str::to_owned)
         else {
             let untagged = self.kernel.untag(tgid);
-            return self.let_go_on(process, untagged);
+            return self.let_go_if(untagged, process);
         };
         match self.begin_around(process, &server) {
             Ok(number) => {
-                process.signal(libc::SIGCONT);
                 let held = Duration::from_nanos(clock::boot_ns().saturating_sub(since_ns));
                 let message = format!(
                     "process {tgid} ({}), started by process {}, is server {server}; held for {} ms",
@@ -140,15 +140,23 @@ impl Watch {
         }
     }
 
-    fn let_go_on(&mut self, process: &Process, done: Result<(), KernelError>) {
-        if let Err(error) = done {
+    fn let_go_if(&mut self, done: Result<(), KernelError>, process: &Process) {
+        match done {
+            Ok(()) => self.let_go(process),
             // It stays as it is, and is looked at again.
-            return self.pipeline.agent(0, "kernel", &error.to_string());
+            Err(error) => self.pipeline.agent(0, "kernel", &error.to_string()),
         }
-        process.signal(libc::SIGCONT);
     }
 
-    /// Makes an instance around a process, and tells of the program that it runs.
+    /// Lets a process go on if it is held, and only then: who stops it otherwise has reasons.
+    fn let_go(&mut self, process: &Process) {
+        if self.kernel.forget_held(process.tgid) {
+            process.signal(libc::SIGCONT);
+        }
+    }
+
+    /// Makes an instance around a process, tells of the program that it runs, and lets it go on:
+    /// also one that was not held when it was chosen to be adopted may be by now.
     fn begin_around(&mut self, process: &Process, server: &str) -> Result<u32, Refusal> {
         self.quarantine.check(Some(server))?;
         let launch = process.launch(server);
@@ -165,6 +173,7 @@ impl Watch {
         })?;
         self.look_outside(number, process.tgid);
         self.tell(process, number);
+        self.let_go(process);
         Ok(number)
     }
 
@@ -254,6 +263,7 @@ impl Watch {
                     return;
                 }
                 self.tell(&one, number);
+                self.let_go(&one);
                 reports.push(self.report(&one, number));
             }
         }

@@ -121,9 +121,7 @@ impl Kernel {
         instance: u32,
         is_loader: bool,
     ) -> Result<(), KernelError> {
-        self.tag_as(tgid, instance, if is_loader { tag_flags::LOADER } else { 0 })?;
-        self.forget_held(tgid);
-        Ok(())
+        self.tag_as(tgid, instance, if is_loader { tag_flags::LOADER } else { 0 })
     }
 
     /// When a process began, CLOCK_BOOTTIME, ns, as records carry it; `None` when it has ended.
@@ -144,15 +142,14 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub fn untag(&mut self, tgid: u32) -> Result<(), KernelError> {
-        self.control("control_untag", &[u64::from(tgid)])?;
-        self.forget_held(tgid);
-        Ok(())
+        self.control("control_untag", &[u64::from(tgid)]).map(drop)
     }
 
-    /// Forgets that a process was held.
-    pub fn forget_held(&mut self, tgid: u32) {
+    /// Forgets that a process is held; its tag must be another one by now. Whether it was: then it
+    /// is stopped, and goes on once it is sent SIGCONT.
+    pub fn forget_held(&mut self, tgid: u32) -> bool {
         // Fails for one that was not, or has ended.
-        let _ = self.held.held.remove(&tgid);
+        self.held.held.remove(&tgid).is_ok()
     }
 }
 

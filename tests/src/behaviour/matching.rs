@@ -6,9 +6,11 @@ use std::{
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::{
     Backend, Lab,
@@ -22,6 +24,7 @@ crate::tests! {
         processes_that_are_no_servers_are_left_alone,
         a_watched_process_does_not_become_another_server,
         servers_are_known_by_arguments_and_cgroup,
+        servers_that_begin_while_others_are_adopted_are_let_go,
         a_server_that_is_held_gets_nothing_while_no_agent_runs,
         running_servers_are_adopted_with_their_descendants,
         matched_servers_are_taken_over,
@@ -31,6 +34,8 @@ crate::tests! {
 
 /// How many short-lived servers are started, each of which does something forbidden first.
 const STARTS: usize = 300;
+/// How many are started while the agent reloads without pause.
+const STARTS_AT_RELOADS: usize = 60;
 
 /// Rules of a server that `[[match]]` tables begin; it may read what is public.
 fn rules(matches: &str) -> String {
@@ -72,7 +77,18 @@ fn command(lab: &Lab, program: &PathBuf, words: &[&str]) -> Command {
 }
 
 fn run(lab: &Lab, program: &PathBuf, words: &[&str]) -> Result<Output> {
-    command(lab, program, words).output().context("cannot start the server")
+    output_of(command(lab, program, words).spawn().context("cannot start the server")?)
+}
+
+/// What a child says, unless it does not end, as one that is never let go.
+fn output_of(mut child: Child) -> Result<Output> {
+    if let Err(error) = eventually("it has ended", || !matches!(child.try_wait(), Ok(None))) {
+        let state = state(&child);
+        child.kill()?;
+        let output = child.wait_with_output()?;
+        bail!("{error}: its state was {state:?}, it has said {output:?}");
+    }
+    Ok(child.wait_with_output()?)
 }
 
 /// Whether a forbidden file was not read, as far as the backend can see to it.
@@ -159,8 +175,33 @@ fn servers_are_known_by_arguments_and_cgroup(lab: &Lab) -> Result<()> {
     let mut inside = command(lab, &server, &["read", "forbidden"]);
     // SAFETY: between fork and exec only system calls are made: the path is there already.
     unsafe { inside.pre_exec(move || fs::write(&entered, "0")) };
-    let by_cgroup = inside.output()?;
+    let by_cgroup = output_of(inside.spawn()?)?;
     ensure!(is_kept_from(lab, &by_cgroup), "{by_cgroup:?} {}", host.said());
+    Ok(())
+}
+
+fn servers_that_begin_while_others_are_adopted_are_let_go(lab: &Lab) -> Result<()> {
+    let (host, server) = fixture(lab)?;
+    let files = ["forbidden", "allowed"].into_iter().cycle().take(STARTS_AT_RELOADS);
+    let commands: Vec<_> = files.map(|file| command(lab, &server, &["read", file])).collect();
+    let starts = thread::spawn(move || {
+        let starts = commands.into_iter().enumerate().map(|(number, mut command)| {
+            // Otherwise each begins at the same point of a reload: when the one before was let go.
+            thread::sleep(Duration::from_millis(number as u64 * 37 % 100));
+            output_of(command.spawn()?)
+        });
+        starts.collect::<Result<Vec<_>>>()
+    });
+    // Each reload looks for servers that run and are not watched yet.
+    while !starts.is_finished() {
+        ensure!(host.ask(&["reload"])?.status.success(), "{}", host.said());
+    }
+    let outputs = starts.join().map_err(|_| anyhow!("a start has panicked"))??;
+    for (number, pair) in outputs.chunks(2).enumerate() {
+        let [forbidden, allowed] = pair else { bail!("{STARTS_AT_RELOADS} is even") };
+        let is_judged = is_kept_from(lab, forbidden) && has_read(allowed);
+        ensure!(is_judged, "pair {number}: {pair:?} {}", host.said());
+    }
     Ok(())
 }
 
