@@ -82,7 +82,7 @@ impl Watch {
         self.adopt_running();
     }
 
-    /// Puts what is held under its rules, and lets it go.
+    /// Puts what is held under its rules, and lets go what is no longer tagged as held.
     pub(super) fn take_in_held(&mut self) {
         self.matching.is_waiting = false;
         for Held { tgid, since_ns } in self.kernel.held() {
@@ -94,13 +94,21 @@ impl Watch {
             if !process.is_stopped() && Duration::from_nanos(age) < PATIENCE {
                 // It is still on its way out of the kernel, where it would be stopped again.
                 self.matching.is_waiting = true;
-            } else if self.tags.instance_of(tgid) == Some(HELD_INSTANCE) {
+                continue;
+            }
+            if self.is_held(tgid) {
                 self.take_in(&process, since_ns);
-            } else {
-                // Adopted while it was being held.
-                self.let_go(&process);
+            }
+            // Also one that was adopted while it was being held. Nobody else is let go: who stops a
+            // process otherwise has reasons.
+            if !self.is_held(tgid) && self.kernel.forget_held(tgid) {
+                process.signal(libc::SIGCONT);
             }
         }
+    }
+
+    fn is_held(&self, tgid: u32) -> bool {
+        self.tags.instance_of(tgid) == Some(HELD_INSTANCE)
     }
 
     fn take_in(&mut self, process: &Process, since_ns: u64) {
@@ -109,12 +117,12 @@ impl Watch {
         if let Some(number) = of_parent.filter(|number| self.instances.contains_key(number)) {
             // Forked while it was held, by one that no longer is.
             let joined = self.kernel.take_in(tgid, number, false);
-            return self.let_go_if(joined, process);
+            return self.tell_refusal(joined);
         }
         let Some(server) = self.matching.matcher.server_of(&process.traits()).map(str::to_owned)
         else {
             let untagged = self.kernel.untag(tgid);
-            return self.let_go_if(untagged, process);
+            return self.tell_refusal(untagged);
         };
         match self.begin_around(process, &server) {
             Ok(number) => {
@@ -140,23 +148,14 @@ impl Watch {
         }
     }
 
-    fn let_go_if(&mut self, done: Result<(), KernelError>, process: &Process) {
-        match done {
-            Ok(()) => self.let_go(process),
-            // It stays as it is, and is looked at again.
-            Err(error) => self.pipeline.agent(0, "kernel", &error.to_string()),
+    /// Of the kernel's; what it concerns stays held, and is looked at again.
+    fn tell_refusal(&mut self, done: Result<(), KernelError>) {
+        if let Err(error) = done {
+            self.pipeline.agent(0, "kernel", &error.to_string());
         }
     }
 
-    /// Lets a process go on if it is held, and only then: who stops it otherwise has reasons.
-    fn let_go(&mut self, process: &Process) {
-        if self.kernel.forget_held(process.tgid) {
-            process.signal(libc::SIGCONT);
-        }
-    }
-
-    /// Makes an instance around a process, tells of the program that it runs, and lets it go on:
-    /// also one that was not held when it was chosen to be adopted may be by now.
+    /// Makes an instance around a process, and tells of the program that it runs.
     fn begin_around(&mut self, process: &Process, server: &str) -> Result<u32, Refusal> {
         self.quarantine.check(Some(server))?;
         let launch = process.launch(server);
@@ -173,7 +172,6 @@ impl Watch {
         })?;
         self.look_outside(number, process.tgid);
         self.tell(process, number);
-        self.let_go(process);
         Ok(number)
     }
 
@@ -263,7 +261,6 @@ impl Watch {
                     return;
                 }
                 self.tell(&one, number);
-                self.let_go(&one);
                 reports.push(self.report(&one, number));
             }
         }

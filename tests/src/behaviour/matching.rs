@@ -91,6 +91,11 @@ fn output_of(mut child: Child) -> Result<Output> {
     Ok(child.wait_with_output()?)
 }
 
+/// What of that is on its standard output.
+fn stdout_of(child: Child) -> Result<String> {
+    Ok(String::from_utf8(output_of(child)?.stdout)?)
+}
+
 /// Whether a forbidden file was not read, as far as the backend can see to it.
 fn is_kept_from(lab: &Lab, output: &Output) -> bool {
     let said = String::from_utf8_lossy(&output.stdout);
@@ -227,7 +232,7 @@ fn a_server_that_is_held_gets_nothing_while_no_agent_runs(lab: &Lab) -> Result<(
     let (mut host, server) = fixture(lab)?;
     host.end_by(libc::SIGKILL)?;
     let mut held = command(lab, &server, &["read", "forbidden"]).spawn()?;
-    let mut patient = command(lab, &server, &["read", "allowed"]).spawn()?;
+    let patient = command(lab, &server, &["read", "allowed"]).spawn()?;
     for child in [&held, &patient] {
         eventually("it is held", || state(child) == Some('T'))?;
     }
@@ -238,9 +243,9 @@ fn a_server_that_is_held_gets_nothing_while_no_agent_runs(lab: &Lab) -> Result<(
         matches!(state(&held), Some('T' | 'Z')) || held.try_wait().is_ok_and(|end| end.is_some())
     })?;
     host.begin()?;
-    let allowed = eventually_output(&mut patient)?;
+    let allowed = stdout_of(patient)?;
     ensure!(allowed.contains("ok bytes="), "{allowed} {}", host.said());
-    let said = eventually_output(&mut held)?;
+    let said = stdout_of(held)?;
     ensure!(!said.contains("ok bytes="), "{said} {}", host.said());
     Ok(())
 }
@@ -249,15 +254,6 @@ fn a_server_that_is_held_gets_nothing_while_no_agent_runs(lab: &Lab) -> Result<(
 fn state(child: &Child) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
-}
-
-/// What a child has written when it has ended.
-fn eventually_output(child: &mut Child) -> Result<String> {
-    use std::io::Read as _;
-    eventually("it has ended", || !matches!(child.try_wait(), Ok(None)))?;
-    let mut said = String::new();
-    child.stdout.take().context("is piped")?.read_to_string(&mut said)?;
-    Ok(said)
 }
 
 fn running_servers_are_adopted_with_their_descendants(lab: &Lab) -> Result<()> {
@@ -278,8 +274,8 @@ fn running_servers_are_adopted_with_their_descendants(lab: &Lab) -> Result<()> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).uid(NOBODY).gid(NOBODY);
         Ok(command.spawn()?)
     };
-    let mut forbidden = start("forbidden", true)?;
-    let mut allowed = start("allowed", false)?;
+    let forbidden = start("forbidden", true)?;
+    let allowed = start("allowed", false)?;
     let mut stranger = command(lab, &other, &["sleep", "100000"]).spawn()?;
     let _ = server;
     lab.policy(&rules("[[match]]\nargs = [\"mcp-server-e2e\"]"))?;
@@ -291,9 +287,9 @@ fn running_servers_are_adopted_with_their_descendants(lab: &Lab) -> Result<()> {
     ensure!(said.contains("forbidden (read: deny)"), "{said}");
     ensure!(said.contains("is not known"), "{said}");
     fs::write(lab.folder().join("go"), "")?;
-    let read = eventually_output(&mut allowed)?;
+    let read = stdout_of(allowed)?;
     ensure!(read.contains("ok bytes=") && read.contains("end"), "{read} {}", host.said());
-    let kept = eventually_output(&mut forbidden)?;
+    let kept = stdout_of(forbidden)?;
     ensure!(!kept.contains("ok bytes="), "{kept} {}", host.said());
     ensure!(stranger.try_wait()?.is_none(), "it was no server");
     stranger.kill()?;
@@ -304,7 +300,7 @@ fn running_servers_are_adopted_with_their_descendants(lab: &Lab) -> Result<()> {
 fn matched_servers_are_taken_over(lab: &Lab) -> Result<()> {
     let (mut host, server) = fixture(lab)?;
     let words = ["await", "go", ",", "read", "forbidden"];
-    let mut running = command(lab, &server, &words).spawn()?;
+    let running = command(lab, &server, &words).spawn()?;
     let is_known = |host: &Host<'_>| {
         host.status().is_ok_and(|all| all["instances"].as_array().is_some_and(|all| all.len() == 1))
     };
@@ -313,7 +309,7 @@ fn matched_servers_are_taken_over(lab: &Lab) -> Result<()> {
     host.begin()?;
     ensure!(is_known(&host), "{}", host.said());
     fs::write(lab.folder().join("go"), "")?;
-    let said = eventually_output(&mut running)?;
+    let said = stdout_of(running)?;
     ensure!(!said.contains("ok bytes="), "{said} {}", host.said());
     eventually("it has ended", || !is_known(&host))
 }

@@ -167,14 +167,14 @@ pub fn on_alert() -> Result<()> {
 
 /// What is allowed starts no command; what is not has its alert written to a file by it.
 fn told_of_what_is_forbidden(told: &str) -> Result<()> {
-    let said = || fs::read_to_string(told).unwrap_or_default();
+    let text = || fs::read_to_string(told).unwrap_or_default();
     for (file, is_told) in [("allowed", false), ("forbidden", true)] {
         let mut served = Served::start("member", file, &format!("cat {FOLDER}/{file}"))?;
         served.finish()?;
         if is_told {
-            eventually("the command has got the alert", || Ok(said().contains("forbidden")))?;
+            eventually("the command has got the alert", || Ok(text().contains("forbidden")))?;
         } else {
-            ensure!(said().is_empty(), "{}", said());
+            ensure!(text().is_empty(), "{}", text());
         }
     }
     Ok(())
